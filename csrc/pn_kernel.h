@@ -58,8 +58,10 @@ typedef int64_t T;
 #define PN_KERNEL(stem, name, kinds, ins, outs, pars)                                              \
     enum { PN_ENUM(PNA_##name##_, PN_UNPAREN ins), PN_ENUM(PNA_##name##_, PN_UNPAREN outs) };      \
     enum { PN_ENUM(PNP_##name##_, PN_UNPAREN pars) };
+#define PN_SCRATCH(name, kinds)
 #include "kernels.inc"
 #undef PN_KERNEL
+#undef PN_SCRATCH
 
 #define ARG(kernel, x) (&c->arg[PNA_##kernel##_##x])
 #define PAR(kernel, x) (c->par[PNP_##kernel##_##x])

@@ -1,0 +1,125 @@
+/* table.c: kernel name → function, for each ISA level that this build has.
+ *
+ * The build sets PN_LEVELS_ALL, or PN_LEVEL_BASE alone, by what the compiler can target. Each line
+ * of kernels.inc declares its functions and fills a row; the row's ISA is chosen at run time.
+ */
+#include <stdatomic.h>
+
+#include "pn.h"
+
+#if defined(__x86_64__)
+#define PN_BASE base
+#define PN_HAS_WIDE 1
+static const char *const isa_names[PN_NISA] = {"base", "avx2", "avx512"};
+#else
+#define PN_BASE neon
+#define PN_HAS_WIDE 0
+static const char *const isa_names[PN_NISA] = {"neon", NULL, NULL};
+#endif
+
+#define SYM_(name, t, isa) pn_##name##_##t##_##isa
+#define SYM(name, t, isa) SYM_(name, t, isa)
+#if PN_HAS_WIDE
+#define ROW(name, t) {SYM(name, t, PN_BASE), SYM(name, t, avx2), SYM(name, t, avx512)}
+#define DECLARE(type, name, t)                                                                     \
+    type SYM(name, t, PN_BASE) ARGS;                                                               \
+    type SYM(name, t, avx2) ARGS;                                                                  \
+    type SYM(name, t, avx512) ARGS;
+#else
+#define ROW(name, t) {SYM(name, t, PN_BASE), NULL, NULL}
+#define DECLARE(type, name, t) type SYM(name, t, PN_BASE) ARGS;
+#endif
+#define NONE {NULL, NULL, NULL}
+
+enum { F32, F64, INT, N_FORM }; /* the forms of a kernel */
+
+/* declarations */
+#define ARGS (pn_call *)
+#define FLOATS(name) DECLARE(void, name, f32) DECLARE(void, name, f64)
+#define NUMBERS(name) FLOATS(name) DECLARE(void, name, i64)
+#define ANY(name) DECLARE(void, name, any)
+#define PN_KERNEL(stem, name, kinds, ins, outs, pars) kinds(name)
+#define PN_SCRATCH(name, kinds)
+#include "kernels.inc"
+#undef PN_KERNEL
+#undef PN_SCRATCH
+#undef ARGS
+#define ARGS (const pn_call *)
+#define PN_KERNEL(stem, name, kinds, ins, outs, pars)
+#undef FLOATS
+#undef NUMBERS
+#undef ANY
+#define FLOATS(name) DECLARE(int64_t, name, f32) DECLARE(int64_t, name, f64)
+#define NUMBERS(name) FLOATS(name) DECLARE(int64_t, name, i64)
+#define ANY(name) DECLARE(int64_t, name, any)
+#define PN_SCRATCH(name, kinds) kinds(name##_scratch)
+#include "kernels.inc"
+#undef PN_KERNEL
+#undef PN_SCRATCH
+#undef FLOATS
+#undef NUMBERS
+#undef ANY
+
+/* the rows */
+#define FLOATS(name) {ROW(name, f32), ROW(name, f64), NONE}
+#define NUMBERS(name) {ROW(name, f32), ROW(name, f64), ROW(name, i64)}
+#define ANY(name) {ROW(name, any), ROW(name, any), ROW(name, any)}
+
+static const struct {
+    pn_kernel_info info;
+    pn_fn fn[N_FORM][PN_NISA];
+} kernels[] = {
+#define PN_SCRATCH(name, kinds)
+#define PN_KERNEL(stem, name, kinds, ins, outs, pars)                                              \
+    {{#stem, #name, #ins, #outs, #pars}, kinds(name)},
+#include "kernels.inc"
+#undef PN_KERNEL
+#undef PN_SCRATCH
+};
+
+static const struct {
+    const char *name;
+    pn_scratch_fn fn[N_FORM][PN_NISA];
+} scratches[] = {
+#define PN_KERNEL(stem, name, kinds, ins, outs, pars)
+#define PN_SCRATCH(name, kinds) {#name, kinds(name##_scratch)},
+#include "kernels.inc"
+    {NULL, {NONE, NONE, NONE}},
+};
+
+static atomic_int isa_level = -1;
+
+static int form_of(int dtype) { return dtype == PN_F32 ? F32 : dtype == PN_F64 ? F64 : INT; }
+
+static int same(const char *a, const char *b) {
+    while (*a && *a == *b) a++, b++;
+    return *a == *b;
+}
+
+const char *pn_isa_name(int level) {
+    return level >= 0 && level < PN_NISA ? isa_names[level] : NULL;
+}
+
+int pn_isa(void) {
+    int level = atomic_load_explicit(&isa_level, memory_order_relaxed);
+    return level >= 0 ? level : pn_isa_best();
+}
+
+int pn_use_isa(int level) {
+    if (!pn_isa_name(level) || level > pn_isa_best()) return -1;
+    atomic_store(&isa_level, level);
+    return 0;
+}
+
+int pn_n_kernels(void) { return (int)(sizeof kernels / sizeof kernels[0]); }
+
+const pn_kernel_info *pn_kernel(int id) { return &kernels[id].info; }
+
+pn_fn pn_kernel_fn(int id, int dtype) { return kernels[id].fn[form_of(dtype)][pn_isa()]; }
+
+pn_scratch_fn pn_kernel_scratch(int id, int dtype) {
+    for (int i = 0; scratches[i].name; i++)
+        if (same(scratches[i].name, kernels[id].info.name))
+            return scratches[i].fn[form_of(dtype)][pn_isa()];
+    return NULL;
+}

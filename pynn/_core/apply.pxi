@@ -1,0 +1,378 @@
+# apply(): the one way from Tensors to a kernel. Converts, checks shapes, allocates outputs, runs the
+# kernel, records the node. Effects take the same way but record nothing and bump what they write.
+
+cdef double GIL_NS = 50e3  # the GIL is released where a kernel is estimated to take longer
+cdef dict _no_params = {}
+
+# ops that the engine itself calls
+cdef enum:
+    OP_ADD, OP_SUM_TO, OP_CAST, OP_COPY, OP_ALIAS, OP_ZEROS, OP_ACCUMULATE, N_CORE
+cdef list CORE_NAMES = ["add", "sum_to", "cast", "copy", "alias", "zeros", "accumulate_"]
+cdef list _core_ops = [None] * N_CORE
+
+
+def bind_core(registry):
+    """Gives the engine the entries that it calls by itself."""
+    for k, name in enumerate(CORE_NAMES):
+        _core_ops[k] = registry[name]
+
+
+cdef inline OpBase core_op(int which):
+    return <OpBase>_core_ops[which]
+
+
+cdef object apply(OpBase op, tuple args, dict params):
+    """The value of op on args: a Tensor, or a tuple of them."""
+    cdef int dtype = PN_NONE
+    if op.view_kind != NO_VIEW:
+        return apply_view(op, args, params)
+    if op.kernel_id < 0 and op.py_kernel is None:
+        return op.formula(*args, **params)
+    cdef tuple xs = convert(op, args, &dtype)
+    return execute(op, xs, params, dtype)
+
+
+cdef object execute(OpBase op, tuple xs, dict params, int dtype):
+    cdef pn_array[MAX_ARG + 1] arr
+    cdef Dims dims
+    cdef list outs, held = None
+    cdef TensorBase x
+    cdef int k
+    cdef int64_t total = 0
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
+            arr[k].data = NULL
+            arr[k].ndim = 0
+        else:
+            arr[k] = (<TensorBase>xs[k]).a
+    match_inputs(op, arr, params, &dims)
+    for k in range(op.n_in):
+        if arr[k].dtype != PN_NONE:
+            broadcast_input(&op.spec[k], &dims, &arr[k])
+    if op.n_write:
+        check_written(op, xs, arr)
+    outs = make_outs(op, xs, arr, params, dtype, &dims)
+    for k in range(op.n_out):
+        x = <TensorBase>outs[k]
+        arr[op.n_in + k] = x.a
+        total += size_of(&x.a)
+    if op.rows:
+        held = conform(op, arr, op.n_in)
+    if total > 0 or op.n_out == 0:
+        launch(op, arr, op.n_in + op.n_out, params, dtype, &dims, total)
+    if op.n_write:
+        for k in range(op.n_in - op.n_write, op.n_in):
+            (<TensorBase>xs[k]).storage.version = tick()
+        if op.n_out == 0:
+            return None
+    elif not pn_grad_off and wants_grad(op, xs):
+        record(op, xs, params, outs, op.save_in, op.save_out)
+    return outs[0] if op.n_out == 1 else tuple(outs)
+
+
+cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
+    cdef TensorBase x
+    cdef int k
+    for k in range(op.n_in - op.n_write, op.n_in):
+        x = xs[k]
+        check_writable(x, op.name)
+        if not same_shape(&x.a, &arr[k]):
+            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and cannot be broadcast from "
+                             f"{x.shape} to {shape_tuple(&arr[k])}")
+    return 0
+
+
+cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int dtype, Dims *dims):
+    """Fresh outputs of the shapes, dtypes and layout that the entry promises."""
+    cdef list outs = []
+    cdef object shapes = None
+    cdef TensorBase y
+    cdef Spec *s
+    cdef int k
+    if op.shape_fn is not None:
+        shapes = op.shape_fn(tuple([None if x is None else x.shape for x in xs]), **params)
+    for k in range(op.n_out):
+        s = &op.spec[op.n_in + k]
+        y = blank()
+        if shapes is None:
+            spec_shape(s, dims, &y.a)
+        else:
+            set_shape(&y.a, shapes[k])
+        if s.kind == c'i':
+            y.a.dtype = PN_I64
+        elif s.kind == c'b':
+            y.a.dtype = PN_BOOL
+        elif s.kind == c'*':
+            y.a.dtype = dtype_tag(op.dtype_fn(*[None if x is None else x.dtype for x in xs], **params))
+        else:
+            y.a.dtype = dtype
+        lay_out(op, &y.a, arr, op.n_in)
+        allocate(y)
+        outs.append(y)
+    return outs
+
+
+cdef void lay_out(OpBase op, pn_array *y, const pn_array *arr, int n) noexcept:
+    """Strides of a fresh result: channels-last where an elementwise op's first 4-D operand is."""
+    cdef int k
+    if op.like and y.ndim == 4:
+        for k in range(n):
+            if arr[k].dtype != PN_NONE and same_shape(y, &arr[k]):
+                if is_nhwc(&arr[k]) and not is_dense(&arr[k]):
+                    nhwc_strides(y)
+                    return
+                break
+    dense_strides(y)
+
+
+cdef list conform(OpBase op, pn_array *arr, int n):
+    """Dense copies, held by the list, of those of arr[:n] that are not row-major."""
+    cdef list held = []
+    cdef TensorBase t
+    cdef int k
+    for k in range(n):
+        if arr[k].dtype != PN_NONE and not is_dense(&arr[k]):
+            t = dense_copy(&arr[k])
+            arr[k] = t.a
+            held.append(t)
+    return held
+
+
+cdef TensorBase dense_copy(const pn_array *a):
+    cdef TensorBase t = empty_like_array(a, a.dtype)
+    copy_into(a, &t.a)
+    return t
+
+
+cdef int copy_into(const pn_array *src, const pn_array *dst) except -1:
+    """dst = src, both of one shape, any dtypes and strides."""
+    cdef pn_array[2] arr
+    cdef int64_t n = size_of(src)
+    if n == 0:
+        return 0
+    arr[0] = src[0]
+    arr[1] = dst[0]
+    launch(core_op(OP_COPY), arr, 2, _no_params, src.dtype, NULL, n)
+    return 0
+
+
+cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dims *dims, int64_t n_out) except -1:
+    """Runs op's kernel on arr, which has room for one more array (scratch)."""
+    cdef pn_call c
+    cdef pn_value[12] par
+    cdef pn_fn fn
+    cdef pn_scratch_fn scratch_fn
+    cdef Storage scratch = None
+    cdef int64_t need
+    cdef int k
+    cdef object v
+    if op.py_kernel is not None:
+        return launch_python(op, arr, params)
+    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_F32)
+    if fn == NULL:
+        raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype] if dtype >= 0 else 'none'}")
+    for k in range(len(op.par_names)):
+        v = params[op.par_names[k]]
+        if (<const char *>op.par_kinds)[k] == c'f':
+            par[k].f = v
+        else:
+            par[k].i = -1 if v is None else v
+    memset(&c.err, 0, sizeof(pn_error))
+    c.arg = arr
+    c.par = par
+    c.n_arg = n_arg
+    c.lock = 0
+    if op.has_scratch:
+        scratch_fn = pn_kernel_scratch(op.kernel_id, dtype)
+        need = scratch_fn(&c)
+        arr[n_arg].dtype = PN_U8
+        arr[n_arg].ndim = 1
+        arr[n_arg].shape[0] = need
+        arr[n_arg].strides[0] = 1
+        arr[n_arg].data = NULL
+        if need > 0:
+            scratch = new_storage(need)
+            arr[n_arg].data = scratch.data
+        c.n_arg += 1
+    run_kernel(fn, &c, call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0)
+    if c.err.code != PN_OK:
+        kernel_error(op, &c, dims)
+    if pn_anomaly:
+        check_finite(op, arr, n_arg)
+    return 0
+
+
+cdef inline void run_kernel(pn_fn fn, pn_call *c, double cost) noexcept:
+    if cost > GIL_NS:
+        with nogil:
+            fn(c)
+    else:
+        fn(c)
+
+
+cdef object array_view(const pn_array *a):
+    """a as a NumPy array, for kernels written in Python; valid during the call only."""
+    cdef cnp.npy_intp[8] dims
+    cdef cnp.npy_intp[8] steps
+    cdef int d
+    if a.dtype == PN_NONE:
+        return None
+    for d in range(a.ndim):
+        dims[d] = a.shape[d]
+        steps[d] = a.strides[d] * ITEMSIZE[a.dtype]
+    return cnp.PyArray_New(cnp.ndarray, a.ndim, dims, NPY_OF[a.dtype], steps, a.data, 0, cnp.NPY_ARRAY_WRITEABLE, None)
+
+
+cdef int launch_python(OpBase op, const pn_array *arr, dict params) except -1:
+    """A user's kernel: kernel(outs, ins, **params) on NumPy arrays; what is not wanted is None."""
+    cdef int k
+    cdef list ins = [array_view(&arr[k]) for k in range(op.n_in)]
+    cdef list outs = [array_view(&arr[op.n_in + k]) for k in range(op.n_out)]
+    for a in ins:
+        if a is not None:
+            a.flags.writeable = False
+    op.py_kernel(outs, ins, **params)
+    return 0
+
+
+cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:
+    """Raises what a kernel reported."""
+    cdef pn_array *a
+    cdef int k = c.err.arg, d
+    cdef int64_t i = c.err.index
+    cdef list place = []
+    if c.err.code == PN_E_MEMORY:
+        raise MemoryError(f"{op.name}: out of memory")
+    names = op.in_names + op.out_names
+    a = &c.arg[k]
+    for d in range(a.ndim - 1, -1, -1):
+        place.insert(0, i % a.shape[d])
+        i //= a.shape[d]
+    where = f"[{', '.join(map(str, place))}]" if place else ""
+    value = c.err.value if a.dtype <= PN_F64 else int(c.err.value)
+    bound = "a valid value"
+    if dims != NULL and op.spec[k].bound >= 0:
+        bound = f"0 <= value < {dims.sym[op.spec[k].bound]}"
+    text = f"{op.name}: argument '{names[k]}': expected {bound}, got {value} at {names[k]}{where}"
+    if c.err.code == PN_E_INDEX:
+        raise IndexError(text)
+    raise ValueError(text)
+
+
+cdef int check_finite(OpBase op, const pn_array *arr, int n_arg) except -1:
+    cdef int k
+    for k in range(op.n_in, n_arg):
+        a = array_view(&arr[k])
+        if a is not None and a.dtype.kind == "f" and not np.isfinite(a).all():
+            bad = "NaN" if np.isnan(a).any() else "Inf"
+            raise FloatingPointError(f"detect_anomaly: {op.name} made {bad} in its output of shape {a.shape}")
+    return 0
+
+
+cdef object apply_view(OpBase op, tuple args, dict params):
+    """The value of a view op: x's storage through another shape and strides."""
+    cdef TensorBase x, y
+    cdef pn_array to
+    if len(args) != 1 or not isinstance(args[0], TensorBase):
+        raise TypeError(f"{op.name}: argument 'x': expected a Tensor, got {[type(a).__name__ for a in args]}")
+    x = args[0]
+    y = blank()
+    if op.view_kind == V_ALIAS:
+        y.a = x.a
+    elif op.view_kind == V_PERMUTE:
+        permuted(&x.a, tuple(params["axes"]), &y.a)
+    elif op.view_kind == V_SLICE:
+        sliced(&x.a, params["begin"], params["shape"], params["step"], &y.a)
+    elif op.view_kind == V_EXPAND:
+        to.dtype = x.a.dtype
+        set_shape(&to, params["shape"])
+        if not expanded(&x.a, &to, &y.a):
+            raise ValueError(f"expand: argument 'shape': expected a shape that {x.shape} broadcasts to, "
+                             f"got {params['shape']}")
+    else:
+        reshape_target(&x.a, params["shape"], &y.a)
+        if not reshaped(&x.a, &y.a):
+            x = <TensorBase>apply(core_op(OP_COPY), (x,), core_op(OP_COPY).defaults)
+            reshaped(&x.a, &y.a)
+    y.storage = x.storage
+    if not pn_grad_off and (x.node is not None or x.leaf_grad):
+        record(op, (x,), params, [y], 0, 0)
+    return y
+
+
+# ---- fused steps over lists of tensors -----------------------------------------------------------
+
+cdef extern from "stdlib.h" nogil:
+    void *malloc(size_t)
+    void free(void *)
+
+
+def run_list(OpBase op, tuple fixed, list groups, int n_write, dict params):
+    """Runs an effect over groups of equally shaped tensors in one call; the first n_write of each are written.
+
+    fixed: the tensors before the list (0-d hyper-parameters). Every member is dense in memory in the
+    order of the group's first; one that is not is read from a copy.
+    """
+    cdef int width = len(groups[0]) if groups else 0, n_arg = len(fixed) + width * len(groups), k = 0, j
+    cdef pn_array *arr
+    cdef pn_call c
+    cdef pn_value[12] par
+    cdef TensorBase t, head
+    cdef list held = []
+    cdef int64_t n = 0
+    if not groups:
+        return
+    arr = <pn_array *>malloc((n_arg + 1) * sizeof(pn_array))
+    if arr == NULL:
+        raise MemoryError(f"{op.name}: out of memory")
+    try:
+        for t in fixed:
+            arr[k] = t.a
+            k += 1
+        for group in groups:
+            head = <TensorBase>group[0]
+            for j in range(width):
+                t = <TensorBase>group[j]
+                if j < n_write:
+                    check_writable(t, op.name)
+                arr[k] = list_member(op, head, t, j < n_write, held).a
+                k += 1
+            n += size_of(&head.a)
+        for j in range(len(op.par_names)):
+            if (<const char *>op.par_kinds)[j] == c'f':
+                par[j].f = params[op.par_names[j]]
+            else:
+                par[j].i = params[op.par_names[j]]
+        memset(&c.err, 0, sizeof(pn_error))
+        c.arg, c.par, c.n_arg, c.lock = arr, par, n_arg, 0
+        run_kernel(pn_kernel_fn(op.kernel_id, head.a.dtype), &c, n * 2.0)
+        if c.err.code != PN_OK:
+            raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
+        for group in groups:
+            for j in range(n_write):
+                (<TensorBase>group[j]).storage.version = tick()
+    finally:
+        free(arr)
+
+
+cdef TensorBase list_member(OpBase op, TensorBase head, TensorBase t, bint written, list held):
+    """t as a kernel over flat memory may read it: of head's shape, dtype and strides."""
+    cdef TensorBase copy
+    cdef int d
+    cdef bint same = same_shape(&t.a, &head.a) and t.a.dtype == head.a.dtype
+    if not same:
+        raise ValueError(f"{op.name}: expected shape {head.shape} and dtype {head.dtype}, got {t.shape} and {t.dtype}")
+    for d in range(t.a.ndim):
+        if t.a.shape[d] > 1 and t.a.strides[d] != head.a.strides[d]:
+            same = False
+    if same:
+        return t
+    if written:
+        raise ValueError(f"{op.name}: the tensors written must share one memory layout")
+    copy = blank()
+    copy.a = head.a
+    allocate(copy)
+    copy_into(&t.a, &copy.a)
+    held.append(copy)
+    return copy

@@ -1,0 +1,621 @@
+# The graph and its walk. A node keeps its inputs (whole where backward needs their values, as husks
+# of shape and producer where not) and shadows of the outputs that backward needs: no cycle, so
+# memory goes when the last tensor does, without the garbage collector.
+
+cdef int64_t node_count = 0  # a node's number: its inputs' nodes have smaller ones
+cdef list _graveyard = []    # what a deep graph leaves to be freed iteratively
+
+cdef extern from *:
+    """
+    static __thread int pn_need_mask = -1;  /* inputs whose gradient the running vjp is asked for */
+    """
+    int pn_need_mask
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Node:
+    """One recorded call of an op."""
+    cdef readonly OpBase op
+    cdef readonly dict params
+    cdef tuple inputs            # TensorBase or None each; None as a whole once freed
+    cdef tuple shadows           # outputs without history: values where saved, husks where not
+    cdef int n_out
+    cdef int save_in, save_out
+    cdef int64_t seq
+    cdef int64_t[MAX_ARG] version  # of what was saved, at that moment
+    cdef dict hooks              # output index → functions of its gradient
+
+    def __dealloc__(self):
+        # a chain of a million nodes must not recurse a million times
+        global pn_free_depth
+        if self.inputs is None:
+            return
+        if pn_free_depth >= 64:
+            _graveyard.append(self.inputs)
+            self.inputs = None
+            return
+        pn_free_depth += 1
+        self.inputs = None
+        pn_free_depth -= 1
+        if pn_free_depth == 0 and _graveyard:
+            drain_graveyard()
+
+    @property
+    def name(self):
+        return self.op.name
+
+    @property
+    def ins(self):
+        """The inputs, in the entry's order; None where one was left out."""
+        if self.inputs is None:
+            freed_error(self)
+        return self.inputs
+
+    @property
+    def outs(self):
+        """The saved outputs; with history where the walk itself is being recorded."""
+        cdef int k
+        return tuple([saved_out(self, k) for k in range(self.n_out)])
+
+    def need(self, int k):
+        """Inside a vjp: whether the gradient of input k is asked for."""
+        return pn_need_mask & (1 << k) != 0
+
+    @property
+    def next_functions(self):
+        """(node, output index) for each input; (None, 0) where an input has no history.
+
+        A leaf that requires grad stands for itself.
+        """
+        cdef TensorBase x
+        if self.inputs is None:
+            return ()
+        return tuple([(None, 0) if t is None or not ((<TensorBase>t).leaf_grad or (<TensorBase>t).node is not None)
+                      else ((<TensorBase>t).node, (<TensorBase>t).out_idx) if (<TensorBase>t).node is not None
+                      else (t, 0) for t in self.inputs])
+
+    @property
+    def saved(self):
+        """What this call keeps for backward: (name, shape, dtype, bytes) each."""
+        cdef int k
+        cdef list rows = []
+        for k in range(len(self.inputs or ())):
+            if self.save_in & (1 << k) and self.inputs[k] is not None:
+                rows.append(saved_row(self.op.in_names[k], self.inputs[k]))
+        for k in range(self.n_out):
+            if self.save_out & (1 << k):
+                rows.append(saved_row(self.op.out_names[k], self.shadows[k]))
+        return rows
+
+    def _add_hook(self, int k, fn):
+        if self.hooks is None:
+            self.hooks = {}
+        self.hooks.setdefault(k, []).append(fn)
+
+    def __repr__(self):
+        return f"<{self.op.name} node>"
+
+
+cdef tuple saved_row(str name, TensorBase t):
+    return name, t.shape, t.dtype, size_of(&t.a) * ITEMSIZE[t.a.dtype]
+
+
+cdef void drain_graveyard():
+    global pn_free_depth
+    pn_free_depth += 1
+    while _graveyard:
+        _graveyard.pop()
+    pn_free_depth -= 1
+
+
+cdef int freed_error(Node n) except -1:
+    raise RuntimeError(f"backward: the graph of '{n.op.name}' was freed by an earlier backward; "
+                       "call that one with retain_graph=True to walk it twice")
+
+
+cdef inline bint asks_grad(object t) noexcept:
+    return t is not None and ((<TensorBase>t).leaf_grad or (<TensorBase>t).node is not None)
+
+
+cdef bint wants_grad(OpBase op, tuple xs) noexcept:
+    cdef int k
+    for k in range(op.n_in):
+        if op.spec[k].kind != c'C' and asks_grad(<object>PyTuple_GET_ITEM(xs, k)):
+            return True
+    return False
+
+
+cdef TensorBase husk_of(TensorBase x, bint with_node):
+    """x's shape, dtype and place in the graph without its memory."""
+    cdef TensorBase h = blank()
+    h.a = x.a
+    h.a.data = NULL
+    if with_node:
+        h.node = x.node
+        h.out_idx = x.out_idx
+    return h
+
+
+cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int save_out) except -1:
+    """Makes outs the outputs of a new node with inputs xs."""
+    global node_count
+    cdef Node n = Node.__new__(Node)
+    cdef int k, n_in = len(xs)
+    cdef tuple inputs = PyTuple_New(n_in)
+    cdef object t
+    cdef TensorBase x, y
+    for k in range(n_in):
+        t = <object>PyTuple_GET_ITEM(xs, k)
+        if t is not None:
+            x = <TensorBase>t
+            if save_in & (1 << k):
+                n.version[k] = x.storage.version
+            elif not x.leaf_grad:
+                t = husk_of(x, True)
+        Py_INCREF(t)
+        PyTuple_SET_ITEM(inputs, k, t)
+    node_count += 1
+    n.seq = node_count
+    n.op = op
+    n.params = params
+    n.inputs = inputs
+    n.n_out = len(outs)
+    n.save_in = save_in
+    n.save_out = save_out
+    if n.n_out > 1 or save_out:
+        n.shadows = tuple([shadow_of(n, k, outs[k]) for k in range(n.n_out)])
+    for k in range(n.n_out):
+        if outs[k] is not None:
+            y = <TensorBase>outs[k]
+            if y.a.dtype <= PN_F64:
+                y.node = n
+                y.out_idx = k
+    return 0
+
+
+cdef TensorBase shadow_of(Node n, int k, object out):
+    if out is None:
+        return None
+    cdef TensorBase y = out
+    if n.save_out & (1 << k):
+        n.version[MAX_ARG - 1 - k] = y.storage.version
+        return view_of(y, &y.a)
+    return husk_of(y, False)
+
+
+cdef TensorBase saved_out(Node n, int k):
+    cdef TensorBase shadow, y
+    if not n.save_out & (1 << k) or n.shadows is None or n.shadows[k] is None:
+        return None
+    shadow = n.shadows[k]
+    y = view_of(shadow, &shadow.a)
+    if not pn_grad_off and y.a.dtype <= PN_F64:
+        y.node = n
+        y.out_idx = k
+    return y
+
+
+cdef int check_saved(Node n) except -1:
+    """Raises where a saved value was changed in place after it was saved."""
+    cdef int k
+    if n.inputs is None:
+        freed_error(n)
+    for k in range(len(n.inputs)):
+        if n.save_in & (1 << k) and n.inputs[k] is not None:
+            if (<TensorBase>n.inputs[k]).storage.version != n.version[k]:
+                changed_error(n, n.op.in_names[k], n.inputs[k])
+    for k in range(n.n_out):
+        if n.save_out & (1 << k):
+            if (<TensorBase>n.shadows[k]).storage.version != n.version[MAX_ARG - 1 - k]:
+                changed_error(n, n.op.out_names[k], n.shadows[k])
+    return 0
+
+
+cdef int changed_error(Node n, str name, TensorBase t) except -1:
+    raise RuntimeError(f"backward: '{name}' of shape {t.shape}, saved for the derivative of '{n.op.name}', "
+                       "was changed in place afterwards")
+
+
+# ---- the derivative of one node ------------------------------------------------------------------
+
+cdef list node_grads(Node n, list dys, int need, bint create_graph):
+    """Gradients of n's inputs from those of its outputs; None where not in need."""
+    global pn_need_mask
+    cdef int k, before
+    cdef object gs
+    check_saved(n)
+    for k in range(n.n_out):
+        if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None:
+            dys[k] = zeros_like_array(&(<TensorBase>n.shadows[k]).a)
+    if n.op.vjp is not None:
+        before = pn_need_mask
+        pn_need_mask = need
+        try:
+            gs = n.op.vjp(n, *dys)
+        finally:
+            pn_need_mask = before
+        return list(gs) if isinstance(gs, (tuple, list)) else [gs]
+    if n.op.bwd is not None:
+        return run_bwd(n, dys, need)
+    return differentiate(n, dys, need, create_graph)
+
+
+cdef TensorBase zeros_like_array(const pn_array *a):
+    cdef TensorBase t = empty_like_array(a, a.dtype)
+    memset(t.a.data, 0, t.storage.nbytes)
+    return t
+
+
+cdef list run_bwd(Node n, list dys, int need):
+    """The fused backward kernel. Its arguments: dys of the floating outputs, saved inputs, saved
+    outputs; its results: the gradients of the inputs of kind T."""
+    cdef OpBase op = n.op, b = op.bwd
+    cdef pn_array[MAX_ARG + 1] arr
+    cdef pn_array[MAX_ARG] full
+    cdef Dims dims
+    cdef list xs = [], outs = [], grads = [None] * op.n_in
+    cdef int k, j = 0
+    cdef int64_t total = 0
+    cdef TensorBase t
+    cdef char kind
+    for k in range(op.n_in):
+        if n.inputs[k] is None:
+            full[k].dtype = PN_NONE
+        else:
+            full[k] = (<TensorBase>n.inputs[k]).a
+    match_inputs(op, full, n.params, &dims)
+    for k in range(op.n_out):
+        kind = op.spec[op.n_in + k].kind
+        if kind == c'T':
+            xs.append(dys[k])
+    for k in range(op.n_in):
+        if full[k].dtype != PN_NONE:
+            broadcast_input(&op.spec[k], &dims, &full[k])
+        if op.save_in & (1 << k):
+            xs.append(n.inputs[k])
+    for k in range(op.n_out):
+        if op.save_out & (1 << k):
+            xs.append(saved_out(n, k))
+    j = fill_bwd_inputs(op, xs, full, arr)
+    held = conform(op, arr, j) if op.rows else None
+    for k in range(op.n_in):
+        if op.spec[k].kind != c'T':
+            continue
+        t = None
+        arr[j].dtype = PN_NONE
+        arr[j].data = NULL
+        arr[j].ndim = 0
+        if need & (1 << k) and full[k].dtype != PN_NONE:
+            t = blank()
+            t.a = full[k]
+            lay_out(op, &t.a, arr, len(xs))
+            allocate(t)
+            arr[j] = t.a
+            total += size_of(&t.a)
+        j += 1
+        outs.append(t)
+        grads[k] = t
+    if total > 0:
+        launch(b, arr, j, n.params, (<TensorBase>dys[0]).a.dtype, &dims, total)
+    if not pn_grad_off:
+        p = dict(n.params)
+        p["_need"] = need
+        record(b, tuple(xs), p, outs, -1, 0)
+    return grads
+
+
+cdef int fill_bwd_inputs(OpBase op, list xs, const pn_array *full, pn_array *arr) except -1:
+    """arr from xs; saved inputs take the broadcast shapes in full."""
+    cdef int j, k, first = 0
+    cdef TensorBase t
+    for k in range(op.n_out):
+        first += op.spec[op.n_in + k].kind == c'T'
+    for j in range(len(xs)):
+        if xs[j] is None:
+            arr[j].dtype = PN_NONE
+            arr[j].data = NULL
+            arr[j].ndim = 0
+        else:
+            arr[j] = (<TensorBase>xs[j]).a
+    j = first
+    for k in range(op.n_in):
+        if op.save_in & (1 << k):
+            if xs[j] is not None:
+                t = xs[j]
+                arr[j] = full[k]
+                arr[j].data = t.a.data
+            j += 1
+    return len(xs)
+
+
+cdef list differentiate(Node n, list dys, int need, bint create_graph):
+    """Gradients by differentiating the formula of n's op at its inputs."""
+    global pn_grad_off
+    cdef int k, off = pn_grad_off
+    cdef list leaves = [], wanted = [], places = []
+    cdef TensorBase x, leaf
+    for k in range(len(n.inputs)):
+        if n.inputs[k] is None:
+            leaves.append(None)
+            continue
+        x = n.inputs[k]
+        if need & (1 << k):
+            if create_graph:
+                leaf = <TensorBase>apply_view(core_op(OP_ALIAS), (x,), _no_params)
+            else:
+                leaf = view_of(x, &x.a)
+                leaf.leaf_grad = True
+            wanted.append(leaf)
+            places.append(k)
+        else:
+            leaf = view_of(x, &x.a)
+        leaves.append(leaf)
+    pn_grad_off = 0
+    try:
+        ys = n.op.formula(*leaves, **n.params)
+    finally:
+        pn_grad_off = off
+    ys = list(ys) if isinstance(ys, (tuple, list)) else [ys]
+    pairs = [(y, d) for y, d in zip(ys, dys) if asks_grad(y) and d is not None]
+    found = walk([p[0] for p in pairs], [p[1] for p in pairs], wanted, create_graph, False)
+    grads = [None] * len(n.inputs)
+    for k, g in zip(places, found):
+        grads[k] = g
+    return grads
+
+
+# ---- the walk ------------------------------------------------------------------------------------
+
+cdef list collect(list ys):
+    """The nodes below ys, consumers before producers."""
+    cdef list stack = [], order = []
+    cdef set seen = set()
+    cdef Node n
+    for y in ys:
+        if (<TensorBase>y).node is not None:
+            stack.append((<TensorBase>y).node)
+    while stack:
+        n = stack.pop()
+        if n in seen:
+            continue
+        seen.add(n)
+        order.append(n)
+        if n.inputs is None:
+            freed_error(n)
+        for t in n.inputs:
+            if t is not None and (<TensorBase>t).node is not None and (<TensorBase>t).node not in seen:
+                stack.append((<TensorBase>t).node)
+    order.sort(key=node_number, reverse=True)
+    return order
+
+
+def node_number(Node n):
+    return n.seq
+
+
+cdef class Wanted:
+    """Which leaves and which outputs of nodes a walk is asked for, and which nodes lead to them."""
+    cdef set leaves   # id(leaf)
+    cdef set outputs  # (node, output index)
+    cdef set nodes    # nodes of outputs
+    cdef set leading  # nodes below which something wanted lies
+
+    def __init__(self, list xs, list order):
+        cdef Node n
+        cdef TensorBase x
+        self.leaves = {id(x) for x in xs if x.node is None}
+        self.outputs = {(x.node, x.out_idx) for x in xs if x.node is not None}
+        self.nodes = {n for n, _ in self.outputs}
+        self.leading = set()
+        for n in reversed(order):
+            for t in n.inputs:
+                if t is not None and self.asks(<TensorBase>t):
+                    self.leading.add(n)
+                    break
+
+    cdef bint asks(self, TensorBase t):
+        if t.node is None:
+            return t.leaf_grad and id(t) in self.leaves
+        return t.node in self.leading or (t.node in self.nodes and (t.node, t.out_idx) in self.outputs)
+
+
+cdef int need_of(Node n, Wanted wanted) except -1:
+    cdef int k, need = 0
+    for k in range(len(n.inputs)):
+        t = n.inputs[k]
+        if asks_grad(t) and (wanted is None or wanted.asks(<TensorBase>t)):
+            if k >= n.op.n_in or n.op.spec[k].kind != c'C':
+                need |= 1 << k
+    return need
+
+
+cdef TensorBase fitted(TensorBase g, TensorBase x):
+    """g reduced to the shape, and cast to the dtype, of the input it belongs to."""
+    if not same_shape(&g.a, &x.a):
+        g = <TensorBase>apply(core_op(OP_SUM_TO), (g,), {"shape": x.shape})
+    if g.a.dtype != x.a.dtype:
+        g = <TensorBase>apply(core_op(OP_CAST), (g,), {"dtype": x.dtype})
+    return g
+
+
+cdef int add_to_slot(dict slots, Node n, int k, TensorBase g) except -1:
+    cdef list slot = slots.get(n)
+    if slot is None:
+        slot = [None] * n.n_out
+        slots[n] = slot
+    slot[k] = g if slot[k] is None else apply(core_op(OP_ADD), (slot[k], g), _no_params)
+    return 0
+
+
+cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph):
+    """Reverse-mode derivative of ys. xs None: accumulates into the leaves' grad; else returns those of xs."""
+    global pn_grad_off
+    cdef dict slots = {}, leaf_grads = {}
+    cdef list order = collect(ys), slot
+    cdef Wanted wanted = Wanted(xs, order) if xs is not None else None
+    cdef Node n
+    cdef TensorBase y
+    cdef int k, off = pn_grad_off
+    cdef object d
+    pn_grad_off = 0 if create_graph else 1
+    try:
+        for y, d in zip(ys, dys):
+            if y.node is not None:
+                add_to_slot(slots, y.node, y.out_idx, d)
+            elif y.leaf_grad:
+                give_leaf(y, d, leaf_grads, wanted)
+        for k in range(len(order)):
+            n = <Node>order[k]
+            order[k] = None
+            slot = slots.pop(n, None)
+            if slot is None:
+                continue
+            if n.hooks is not None:
+                run_hooks(n, slot)
+            if wanted is not None:
+                if n in wanted.nodes:
+                    slots[n] = list(slot)
+                if n not in wanted.leading:
+                    continue
+            step(n, slot, slots, leaf_grads, wanted, create_graph)
+            slot = None
+            if not retain_graph:
+                n.inputs = None
+                n.shadows = None
+    finally:
+        pn_grad_off = off
+    if xs is None:
+        return None
+    return [leaf_grads.get(id(y)) if y.node is None else slots[y.node][y.out_idx] if y.node in slots else None
+            for y in xs]
+
+
+cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, bint create_graph) except -1:
+    """Passes the gradients of n's outputs on to its inputs."""
+    cdef int k, need = need_of(n, wanted)
+    cdef list gs
+    cdef TensorBase x, g
+    try:
+        gs = node_grads(n, slot, need, create_graph)
+    except FloatingPointError as e:
+        raise FloatingPointError(f"{e}, in the backward of '{n.op.name}'") from None
+    for k in range(len(gs)):
+        if gs[k] is None or not need & (1 << k):
+            continue
+        x = <TensorBase>n.inputs[k]
+        g = <TensorBase>gs[k]
+        gs[k] = None
+        g = fitted(g, x)
+        if x.node is not None:
+            add_to_slot(slots, x.node, x.out_idx, g)
+        else:
+            give_leaf(x, g, leaf_grads, wanted)
+    return 0
+
+
+cdef int run_hooks(Node n, list slot) except -1:
+    for k, fns in n.hooks.items():
+        if slot[k] is not None:
+            for fn in list(fns):
+                g = fn(slot[k])
+                if g is not None:
+                    slot[k] = g
+    return 0
+
+
+cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted) except -1:
+    """Adds g to a leaf's share: to leaf.grad, or to leaf_grads where a walk returns gradients."""
+    if leaf._hooks is not None:
+        for fn in list(leaf._hooks):
+            new = fn(g)
+            if new is not None:
+                g = new
+    if wanted is not None:
+        if id(leaf) in wanted.leaves:
+            old = leaf_grads.get(id(leaf))
+            leaf_grads[id(leaf)] = g if old is None else apply(core_op(OP_ADD), (old, g), _no_params)
+        return 0
+    if leaf._grad is None:
+        leaf._grad = owned(g, leaf)
+    elif pn_grad_off:
+        if (<TensorBase>leaf._grad).node is None and not (<TensorBase>leaf._grad).storage.readonly:
+            apply(core_op(OP_ACCUMULATE), (g, leaf._grad), _no_params)
+        else:
+            leaf._grad = apply(core_op(OP_ADD), (leaf._grad, g), _no_params)
+    else:
+        leaf._grad = apply(core_op(OP_ADD), (leaf._grad, g), _no_params)
+    return 0
+
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *)
+
+
+cdef TensorBase owned(TensorBase g, TensorBase leaf):
+    """g as a leaf's gradient: with the leaf's strides, in memory that nothing else sees."""
+    cdef TensorBase t
+    cdef int d
+    cdef bint same = Py_REFCNT(<PyObject *>g.storage) == 1 and Py_REFCNT(<PyObject *>g) <= 2
+    if g.node is not None:
+        return g
+    for d in range(g.a.ndim):
+        if g.a.shape[d] > 1 and g.a.strides[d] != leaf.a.strides[d]:
+            same = False
+    if same:
+        return g
+    t = blank()
+    t.a = leaf.a
+    allocate(t)
+    copy_into(&g.a, &t.a)
+    return t
+
+
+cdef list seeds(list ys, object dys, str what):
+    """The gradients that a walk starts from: dys checked against ys, 1 for a scalar left without."""
+    cdef list out = []
+    cdef TensorBase y, d
+    cdef pn_array one
+    dys = [None] * len(ys) if dys is None else list(dys) if isinstance(dys, (list, tuple)) else [dys]
+    if len(dys) != len(ys):
+        raise ValueError(f"{what}: expected {len(ys)} gradients, one for each output, got {len(dys)}")
+    for y, g in zip(ys, dys):
+        if not asks_grad(y):
+            raise RuntimeError(f"{what}: the output of shape {y.shape} has no history: it was computed from no "
+                               "tensor that requires grad, or under no_grad()")
+        if g is None:
+            if size_of(&y.a) != 1:
+                raise RuntimeError(f"{what}: the gradient of a non-scalar needs a seed: expected one of shape "
+                                   f"{y.shape}, got none")
+            d = scalar_tensor(1.0, y.a.dtype)
+            one = y.a
+            d.a.ndim = y.a.ndim
+            for k in range(y.a.ndim):
+                d.a.shape[k] = 1
+                d.a.strides[k] = 1
+        else:
+            d = g if isinstance(g, TensorBase) else from_array(g, y.dtype, what)
+            if not same_shape(&d.a, &y.a):
+                raise ValueError(f"{what}: expected a gradient of shape {y.shape}, got {d.shape}")
+            if d.a.dtype != y.a.dtype:
+                d = apply(core_op(OP_CAST), (d,), {"dtype": y.dtype})
+        out.append(d)
+    return out
+
+
+def run_backward(list ys, dys, xs, bint create_graph, bint retain_graph, bint allow_unused, str what):
+    """backward (xs None) and grad (xs a list): see pynn/autograd.py."""
+    cdef TensorBase x
+    seed = seeds(ys, dys, what)
+    if xs is None:
+        walk(ys, seed, None, create_graph, retain_graph)
+        return None
+    for k, x in enumerate(xs):
+        if not asks_grad(x):
+            raise RuntimeError(f"{what}: input {k} of shape {x.shape} does not require grad")
+    found = walk(ys, seed, xs, create_graph, retain_graph)
+    for k, g in enumerate(found):
+        if g is None and not allow_unused:
+            raise RuntimeError(f"{what}: input {k} was not used to compute the outputs; "
+                               "pass allow_unused=True to get None for it")
+    return found

@@ -1,0 +1,93 @@
+# cython: language_level=3
+"""The engine: storage, tensors, the call of a kernel, and the backward walk. The only Cython.
+
+Arrows go one way: storage → tensor → op (apply, effect) → autograd. Kernels know none of it: they
+see the pn_call of csrc/pn.h.
+"""
+cimport cython
+cimport numpy as cnp
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from libc.stdint cimport int32_t, int64_t, uint8_t
+from libc.string cimport memcpy, memset
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "pn.h" nogil:
+    enum:
+        PN_MAXDIM, PN_NONE, PN_F32, PN_F64, PN_I64, PN_I32, PN_U8, PN_BOOL, PN_NDTYPE
+        PN_OK, PN_E_INDEX, PN_E_VALUE, PN_E_MEMORY, PN_NISA
+    ctypedef struct pn_array:
+        void *data
+        int32_t dtype, ndim
+        int64_t shape[8]
+        int64_t strides[8]
+    ctypedef union pn_value:
+        int64_t i
+        double f
+    ctypedef struct pn_error:
+        int32_t code, arg
+        int64_t index
+        double value
+    ctypedef struct pn_call:
+        pn_array *arg
+        const pn_value *par
+        int32_t n_arg, lock
+        pn_error err
+    ctypedef void (*pn_fn)(pn_call *) noexcept nogil
+    ctypedef int64_t (*pn_scratch_fn)(const pn_call *) noexcept nogil
+    int pn_max_workers() noexcept
+    int pn_set_num_threads(int n) noexcept
+    int pn_get_num_threads() noexcept
+    void pn_set_chunk_div(int64_t div) noexcept
+    int64_t pn_get_chunk_div() noexcept
+    ctypedef struct pn_par_info:
+        int64_t regions, parallel, granted, serial, chunks_by_workers
+        int32_t team, threads
+    void pn_par_stats(pn_par_info *out) noexcept
+    void pn_par_stats_reset() noexcept
+    const char *pn_par_backend() noexcept
+    void pn_team_stop() noexcept
+    void pn_hot(int on) noexcept
+    void *pn_alloc(int64_t bytes) noexcept
+    void pn_free(void *p, int64_t bytes) noexcept
+    void pn_empty_cache() noexcept
+    ctypedef struct pn_alloc_info:
+        int64_t live, peak_live, cached, reserved, n_alloc, n_free, n_hit, n_system
+    void pn_alloc_stats(pn_alloc_info *out) noexcept
+    void pn_alloc_reset_peak() noexcept
+    const char *pn_isa_name(int level) noexcept
+    int pn_isa_best() noexcept
+    int pn_isa() noexcept
+    int pn_use_isa(int level) noexcept
+    ctypedef struct pn_kernel_info:
+        const char *stem
+        const char *name
+        const char *ins
+        const char *outs
+        const char *pars
+    int pn_n_kernels() noexcept
+    const pn_kernel_info *pn_kernel(int id) noexcept
+    pn_fn pn_kernel_fn(int id, int dtype) noexcept
+    pn_scratch_fn pn_kernel_scratch(int id, int dtype) noexcept
+
+cdef extern from *:
+    """
+    static __thread int pn_grad_off = 0;      /* > 0: nothing is recorded on this thread */
+    static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
+    static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
+    #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
+    """
+    int pn_grad_off, pn_free_depth, pn_anomaly
+    bint pn_mul_overflow(int64_t a, int64_t b, int64_t *r) nogil
+
+include "storage.pxi"
+include "tensor.pxi"
+include "views.pxi"
+include "op.pxi"
+include "apply.pxi"
+include "autograd.pxi"
+include "runtime.pxi"

@@ -1,0 +1,94 @@
+# Storage: a piece of memory with a version. Tensors, NumPy views and saved values share it.
+
+cdef int64_t clock = 0  # versions are drawn from one clock: equal versions mean the same bytes
+
+# NumPy type numbers, itemsizes and dtypes by PN tag
+cdef int[6] NPY_OF = [cnp.NPY_FLOAT32, cnp.NPY_FLOAT64, cnp.NPY_INT64, cnp.NPY_INT32, cnp.NPY_UINT8, cnp.NPY_BOOL]
+cdef int64_t[6] ITEMSIZE = [4, 8, 8, 4, 1, 1]
+DTYPES = (np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.int64), np.dtype(np.int32),
+          np.dtype(np.uint8), np.dtype(np.bool_))
+cdef tuple _dtypes = DTYPES
+cdef dict _dtype_tags = {d: i for i, d in enumerate(DTYPES)}
+# other real dtypes are read as the smallest of ours that holds them
+cdef dict _read_as = {np.dtype(a): np.dtype(b) for a, b in (
+    ("f2", "f4"), ("i1", "i4"), ("i2", "i4"), ("u2", "i4"), ("u4", "i8"))}
+
+
+cdef int dtype_tag(object dtype) except -2:
+    """The PN tag of anything that names a dtype."""
+    cdef object d = _dtype_tags.get(dtype)
+    if d is None:
+        try:
+            d = _dtype_tags.get(np.dtype(dtype))
+        except TypeError:
+            d = None
+        if d is None:
+            raise TypeError(f"dtype: expected one of {', '.join(map(str, _dtypes))}, got {dtype!r}")
+    return d
+
+
+@cython.final
+@cython.no_gc
+@cython.freelist(256)
+cdef class Storage:
+    """Memory of a tensor: pynn's own (owner None), or borrowed with its owner held alive."""
+    cdef void *data
+    cdef readonly int64_t nbytes
+    cdef readonly int64_t version
+    cdef readonly object owner
+    cdef readonly bint readonly
+    cdef readonly bint exposed  # a writable view is outside: its version says nothing any more
+
+    def __dealloc__(self):
+        if self.owner is None and self.data != NULL:
+            pn_free(self.data, self.nbytes)
+
+    @property
+    def ptr(self):
+        return <size_t>self.data
+
+
+cdef inline int64_t tick() noexcept:
+    global clock
+    clock += 1
+    return clock
+
+
+cdef Storage new_storage(int64_t nbytes):
+    cdef Storage s = Storage.__new__(Storage)
+    cdef void *p = pn_alloc(nbytes)
+    if p == NULL:
+        raise MemoryError(f"pynn: could not allocate {nbytes} bytes")
+    s.data = p
+    s.nbytes = nbytes
+    s.version = tick()
+    return s
+
+
+cdef Storage borrow_storage(void *data, int64_t nbytes, object owner, bint readonly):
+    cdef Storage s = Storage.__new__(Storage)
+    s.data = data
+    s.nbytes = nbytes
+    s.owner = owner
+    s.readonly = readonly
+    s.exposed = not readonly
+    s.version = tick()
+    return s
+
+
+def alloc_stats():
+    """Counters of the allocator: bytes live, peak_live, cached, reserved; calls of each kind."""
+    cdef pn_alloc_info i
+    pn_alloc_stats(&i)
+    return {"live": i.live, "peak_live": i.peak_live, "cached": i.cached, "reserved": i.reserved,
+            "n_alloc": i.n_alloc, "n_free": i.n_free, "n_hit": i.n_hit, "n_system": i.n_system}
+
+
+def empty_cache():
+    """Gives the allocator's free memory back to the system."""
+    pn_empty_cache()
+
+
+def reset_peak():
+    """Lets peak_live start again from what is live now."""
+    pn_alloc_reset_peak()

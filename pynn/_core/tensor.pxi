@@ -1,0 +1,415 @@
+# TensorBase: a pn_array on a storage, with its place in the graph. pynn/tensor.py gives it methods.
+
+cdef object TensorType = None  # pynn.Tensor, once tensor.py has defined it
+cdef tuple _no_args = ()
+
+
+def set_tensor_type(cls):
+    """Names the class of which apply() makes its results."""
+    global TensorType
+    TensorType = cls
+
+
+cdef inline TensorBase blank():
+    """A tensor without storage yet."""
+    return <TensorBase>((<PyTypeObject *>TensorType).tp_new(TensorType, _no_args, NULL))
+
+
+cdef inline int64_t size_of(const pn_array *a) noexcept nogil:
+    cdef int64_t n = 1
+    cdef int d
+    for d in range(a.ndim):
+        n *= a.shape[d]
+    return n
+
+
+cdef inline void dense_strides(pn_array *a) noexcept nogil:
+    cdef int64_t n = 1
+    cdef int d
+    for d in range(a.ndim - 1, -1, -1):
+        a.strides[d] = n
+        n *= a.shape[d] if a.shape[d] > 0 else 1
+
+
+cdef inline void nhwc_strides(pn_array *a) noexcept nogil:
+    """Logically N,C,H,W, stored N,H,W,C."""
+    a.strides[1] = 1
+    a.strides[3] = a.shape[1]
+    a.strides[2] = a.strides[3] * a.shape[3]
+    a.strides[0] = a.strides[2] * a.shape[2]
+
+
+cdef inline bint is_dense(const pn_array *a) noexcept nogil:
+    """Row-major without gaps; dimensions of size 1 may have any stride."""
+    cdef int64_t n = 1
+    cdef int d
+    for d in range(a.ndim - 1, -1, -1):
+        if a.shape[d] == 0:
+            return True
+        if a.shape[d] != 1:
+            if a.strides[d] != n:
+                return False
+            n *= a.shape[d]
+    return True
+
+
+cdef inline bint is_nhwc(const pn_array *a) noexcept nogil:
+    """Stored channels-last without gaps, as read from the strides of dimensions > 1."""
+    cdef int64_t n = 1
+    cdef int d, k
+    cdef int[4] order = [1, 3, 2, 0]
+    if a.ndim != 4:
+        return False
+    for k in range(4):
+        d = order[k]
+        if a.shape[d] == 0:
+            return True
+        if a.shape[d] != 1:
+            if a.strides[d] != n:
+                return False
+            n *= a.shape[d]
+    return True
+
+
+cdef int checked_bytes(const pn_array *a, int64_t *out) except -1:
+    cdef int64_t n = ITEMSIZE[a.dtype]
+    cdef int d
+    cdef bint over = False
+    for d in range(a.ndim):
+        if a.shape[d] == 0:
+            out[0] = 0
+            return 0
+    for d in range(a.ndim):
+        over = over or pn_mul_overflow(n, a.shape[d], &n)
+    if over:
+        raise MemoryError(f"pynn: a tensor of shape {shape_tuple(a)} does not fit into memory")
+    out[0] = n
+    return 0
+
+
+cdef tuple shape_tuple(const pn_array *a):
+    cdef tuple t = PyTuple_New(a.ndim)
+    cdef object v
+    cdef int d
+    for d in range(a.ndim):
+        v = a.shape[d]
+        Py_INCREF(v)
+        PyTuple_SET_ITEM(t, d, v)
+    return t
+
+
+cdef int allocate(TensorBase t) except -1:
+    """Gives t, whose array has dtype, shape and strides, memory of its own."""
+    cdef int64_t nbytes
+    checked_bytes(&t.a, &nbytes)
+    t.storage = new_storage(nbytes)
+    t.a.data = t.storage.data
+    return 0
+
+
+cdef int set_shape(pn_array *a, object shape) except -1:
+    cdef object v
+    cdef int64_t n
+    a.ndim = 0
+    for v in (shape if isinstance(shape, (tuple, list)) else (shape,)):
+        if a.ndim == PN_MAXDIM:
+            raise ValueError(f"shape: expected at most {PN_MAXDIM} dimensions, got {shape}")
+        n = v.__index__() if hasattr(v, "__index__") else bad_shape(shape)
+        if n < 0:
+            bad_shape(shape)
+        a.shape[a.ndim] = n
+        a.ndim += 1
+    return 0
+
+
+cdef int64_t bad_shape(object shape) except -1:
+    raise ValueError(f"shape: expected non-negative integers, got {shape!r}")
+
+
+cdef class TensorBase:
+    cdef pn_array a
+    cdef Storage storage
+    cdef Node node        # what computed it; None for a leaf
+    cdef int out_idx      # which output of node it is
+    cdef bint leaf_grad   # a leaf that asks for its gradient
+    cdef readonly object _grad
+    cdef readonly object _hooks
+    cdef object __weakref__
+
+    @property
+    def shape(self):
+        """The sizes of the dimensions, a tuple."""
+        return shape_tuple(&self.a)
+
+    @property
+    def strides(self):
+        """Steps between neighbours along each dimension, in elements."""
+        cdef int d
+        return tuple([self.a.strides[d] for d in range(self.a.ndim)])
+
+    @property
+    def ndim(self):
+        return self.a.ndim
+
+    @property
+    def size(self):
+        """The number of elements."""
+        return size_of(&self.a)
+
+    @property
+    def dtype(self):
+        """The NumPy dtype: float32, float64, int64, int32, uint8 or bool."""
+        return _dtypes[self.a.dtype]
+
+    @property
+    def storage_(self):
+        return self.storage
+
+    @property
+    def _version(self):
+        return self.storage.version
+
+    @property
+    def grad_fn(self):
+        """The node that computed this tensor; None for a leaf."""
+        return self.node
+
+    @property
+    def is_leaf(self):
+        return self.node is None
+
+    @property
+    def requires_grad(self):
+        """Whether derivatives flow to this tensor. Settable on leaves of a floating dtype."""
+        return self.leaf_grad or self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, bint value):
+        if self.node is not None:
+            if value:
+                return
+            raise RuntimeError("requires_grad: only a leaf's can be cleared; use x.detach() for a computed tensor")
+        if value and self.a.dtype > PN_F64:
+            raise TypeError(f"requires_grad: expected a floating dtype, got {self.dtype}")
+        self.leaf_grad = value
+
+    @property
+    def grad(self):
+        """The accumulated gradient, of this tensor's shape; None where there is none yet."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value):
+        cdef TensorBase g
+        if value is not None:
+            if not isinstance(value, TensorBase):
+                raise TypeError(f"grad: expected a Tensor or None, got {type(value).__name__}")
+            g = value
+            if not same_shape(&g.a, &self.a) or g.a.dtype != self.a.dtype:
+                raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
+                                 f"got {g.shape} and {g.dtype}")
+        self._grad = value
+
+    def is_contiguous(self):
+        """Whether the elements lie row-major without gaps."""
+        return bool(is_dense(&self.a))
+
+    def is_channels_last(self):
+        """Whether a 4-D tensor N,C,H,W is stored as N,H,W,C without gaps."""
+        return bool(is_nhwc(&self.a))
+
+    def detach(self):
+        """The same values without history."""
+        return view_of(self, &self.a)
+
+    def numpy(self):
+        """A NumPy array on the same memory; read-only where this tensor requires grad."""
+        cdef bint writable = not (self.leaf_grad or self.node is not None or self.storage.readonly)
+        if writable:
+            self.storage.exposed = True
+        return to_numpy(self, writable)
+
+    def _writable(self):
+        """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
+        check_writable(self, "writable")
+        return to_numpy(self, True)
+
+    def _bump(self):
+        self.storage.version = tick()
+
+    def _rebind(self, TensorBase other):
+        """Takes other's memory, dtype and layout in place of its own (Module.double, deepcopy)."""
+        if self.node is not None:
+            raise RuntimeError("only a leaf can take other memory")
+        self.storage = other.storage
+        self.a = other.a
+
+    def _set_hooks(self, hooks):
+        self._hooks = hooks
+
+    def item(self):
+        """The value of a tensor of one element, as a Python number."""
+        if size_of(&self.a) != 1:
+            raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
+        return read_scalar(&self.a)
+
+
+cdef object read_scalar(const pn_array *a):
+    if a.dtype == PN_F32:
+        return (<float *>a.data)[0]
+    if a.dtype == PN_F64:
+        return (<double *>a.data)[0]
+    if a.dtype == PN_I64:
+        return (<int64_t *>a.data)[0]
+    if a.dtype == PN_I32:
+        return (<int32_t *>a.data)[0]
+    if a.dtype == PN_U8:
+        return (<uint8_t *>a.data)[0]
+    return (<uint8_t *>a.data)[0] != 0
+
+
+cdef inline bint same_shape(const pn_array *a, const pn_array *b) noexcept nogil:
+    cdef int d
+    if a.ndim != b.ndim:
+        return False
+    for d in range(a.ndim):
+        if a.shape[d] != b.shape[d]:
+            return False
+    return True
+
+
+cdef TensorBase view_of(TensorBase x, const pn_array *a):
+    """A leaf on x's memory, seen as a."""
+    cdef TensorBase t = blank()
+    t.a = a[0]
+    t.storage = x.storage
+    return t
+
+
+cdef TensorBase empty_like_array(const pn_array *shape_of, int dtype):
+    cdef TensorBase t = blank()
+    t.a = shape_of[0]
+    t.a.dtype = dtype
+    dense_strides(&t.a)
+    allocate(t)
+    return t
+
+
+cdef object to_numpy(TensorBase x, bint writable):
+    cdef cnp.npy_intp[8] dims
+    cdef cnp.npy_intp[8] steps
+    cdef int64_t item = ITEMSIZE[x.a.dtype]
+    cdef int d
+    for d in range(x.a.ndim):
+        dims[d] = x.a.shape[d]
+        steps[d] = x.a.strides[d] * item
+    cdef cnp.ndarray out = cnp.PyArray_New(
+        cnp.ndarray, x.a.ndim, dims, NPY_OF[x.a.dtype], steps, x.a.data, 0,
+        cnp.NPY_ARRAY_WRITEABLE if writable else 0, None)
+    cnp.set_array_base(out, x.storage)
+    return out
+
+
+cdef object readable(object data, str what):
+    """data as a NumPy array of one of our dtypes in native byte order; raises what cannot be one."""
+    cdef object arr
+    try:
+        arr = np.asarray(data)
+    except ValueError as e:
+        raise ValueError(f"{what}: expected numbers in a rectangular array, got a ragged one ({e})") from None
+    d = arr.dtype
+    if d not in _dtype_tags:
+        native = d.newbyteorder("=")
+        if native in _dtype_tags:
+            return arr.astype(native)
+        if native in _read_as:
+            return arr.astype(_read_as[native])
+        raise TypeError(f"{what}: expected real numbers or bools "
+                        f"({', '.join(map(str, _dtypes))}), got dtype {d}")
+    return arr
+
+
+def empty(shape, dtype=np.float32):
+    """A tensor of the given shape whose values are not set."""
+    cdef TensorBase t = blank()
+    t.a.dtype = dtype_tag(dtype)
+    set_shape(&t.a, shape)
+    dense_strides(&t.a)
+    allocate(t)
+    return t
+
+
+def from_array(data, dtype=None, str what="data"):
+    """A tensor on a copy of data. Python numbers become float32, int64 or bool."""
+    cdef bint plain = not isinstance(data, (np.ndarray, np.generic))
+    cdef object arr = readable(data, what)
+    cdef TensorBase t = blank()
+    if dtype is not None:
+        t.a.dtype = dtype_tag(dtype)
+    elif plain and arr.dtype == np.float64:
+        t.a.dtype = PN_F32
+    else:
+        t.a.dtype = dtype_tag(arr.dtype)
+    set_shape(&t.a, arr.shape)
+    dense_strides(&t.a)
+    allocate(t)
+    cdef object dst = to_numpy(t, True)
+    np.copyto(dst, arr, casting="unsafe")
+    return t
+
+
+def share_array(arr):
+    """A tensor on the memory of a NumPy array, which it keeps alive."""
+    cdef TensorBase t
+    cdef int d
+    cdef int64_t item
+    if not isinstance(arr, np.ndarray):
+        raise TypeError(f"from_numpy: argument 'array': expected a NumPy array, got {type(arr).__name__}")
+    if arr.dtype not in _dtype_tags:
+        raise TypeError(f"from_numpy: argument 'array': expected one of {', '.join(map(str, _dtypes))} in native "
+                        f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
+    item = arr.dtype.itemsize
+    if not arr.flags.aligned or any(s % item for s, n in zip(arr.strides, arr.shape) if n > 1):
+        raise ValueError("from_numpy: argument 'array': expected aligned elements, got an unaligned array; "
+                         "pynn.tensor(array) makes an aligned copy")
+    t = blank()
+    t.a.dtype = dtype_tag(arr.dtype)
+    set_shape(&t.a, arr.shape)
+    for d in range(t.a.ndim):
+        t.a.strides[d] = arr.strides[d] // item if arr.shape[d] > 1 else 1
+    t.storage = borrow_storage(cnp.PyArray_DATA(arr), arr.nbytes, arr, not arr.flags.writeable)
+    t.a.data = t.storage.data
+    return t
+
+
+cdef TensorBase scalar_tensor(object value, int dtype):
+    """A 0-d tensor of a Python number."""
+    cdef TensorBase t = blank()
+    t.a.dtype = dtype
+    t.a.ndim = 0
+    allocate(t)
+    if dtype == PN_F32:
+        (<float *>t.a.data)[0] = value
+    elif dtype == PN_F64:
+        (<double *>t.a.data)[0] = value
+    elif dtype == PN_I64:
+        (<int64_t *>t.a.data)[0] = value
+    elif dtype == PN_I32:
+        (<int32_t *>t.a.data)[0] = value
+    elif dtype == PN_U8:
+        (<uint8_t *>t.a.data)[0] = value
+    else:
+        (<uint8_t *>t.a.data)[0] = bool(value)
+    return t
+
+
+cdef int check_writable(TensorBase x, str what) except -1:
+    """Values with history never change; leaves do, where nothing is being recorded."""
+    if x.node is not None:
+        raise RuntimeError(f"{what}: a tensor with history cannot be changed in place; compute a new one "
+                           "(pynn.where, pynn.index_put), or change x.detach().clone()")
+    if x.leaf_grad and not pn_grad_off:
+        raise RuntimeError(f"{what}: a leaf that requires grad can be changed in place only under pynn.no_grad()")
+    if x.storage.readonly:
+        raise ValueError(f"{what}: the tensor's memory is read-only")
+    return 0
