@@ -1,0 +1,136 @@
+"""Compute the coefficients of csrc/pn_math_f32.h and csrc/pn_math_f64.h.
+
+Usage: python tests/c/minimax.py [name ...]      (no name: all; needs mpmath; up to a few minutes)
+
+Each entry is a function g on [a, b] with a weight w; Remez's exchange finds the polynomial p, or the
+quotient p/q with q(0) = 1, that minimises max |w (p/q - g)|. The weight turns the error of g into the
+relative error of the function that is built from it. Printed are C hexadecimal constants, rounded to
+the type, lowest order first, and log2 of the weighted error before and after that rounding.
+"""
+
+import struct
+import sys
+
+from mpmath import mp, mpf
+
+mp.dps = 50
+
+
+def remez(g, w, a, b, n, m=0, rounds=12, grid=60):
+    """Minimise max |w (p/q - g)| on [a, b] with deg p = n and deg q = m."""
+    a, b = mpf(a), mpf(b)
+    count = n + m + 2
+    x = [(a + b) / 2 - (b - a) / 2 * mp.cos(mp.pi * (i + mpf(1) / 2) / count) for i in range(count)]
+    level, p, q = mpf(0), None, [mpf(1)]
+    for _ in range(rounds):
+        p, q, level = solve(g, w, x, n, m, q, level)
+        x, spread = exchange(lambda t: w(t) * (value(p, t) / value(q, t) - g(t)), a, b, x, grid)
+        if spread < 1.01:
+            break
+    return p, q
+
+
+def solve(g, w, x, n, m, q, level):
+    """Find p, q and the error e with p(x) - (g + s e/w) q(x) = 0 at the points x, s = 1, -1, 1, ..."""
+    for _ in range(1 if m == 0 else 8):
+        rows, right = [], []
+        for i, t in enumerate(x):
+            sign = (-1) ** i / w(t)
+            rows.append([t**j for j in range(n + 1)]
+                        + [-(g(t) + sign * level) * t**j for j in range(1, m + 1)]
+                        + [-sign])
+            right.append(g(t))
+        # e q is linearised as e + level (q - 1): exact once level = e
+        c = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
+        p, q, level = list(c[: n + 1]), [mpf(1)] + list(c[n + 1 : n + 1 + m]), c[n + m + 1]
+    return p, q, level
+
+
+def exchange(error, a, b, x, grid):
+    """Move each reference point to the extremum of its half wave; also max/min of their sizes."""
+    edges = [a] + [(s + t) / 2 for s, t in zip(x, x[1:])] + [b]
+    points = sorted({l + (r - l) * i / grid for l, r in zip(edges, edges[1:]) for i in range(grid + 1)})
+    values = [error(t) for t in points]
+    waves, start = [], 0
+    for i in range(1, len(points) + 1):
+        if i == len(points) or (values[i] > 0) != (values[start] > 0):
+            k = max(range(start, i), key=lambda j: abs(values[j]))
+            waves.append((points[k], abs(values[k])))
+            start = i
+    while len(waves) > len(x):
+        waves.pop(0 if waves[0][1] < waves[-1][1] else -1)
+    if len(waves) < len(x):
+        return x, mpf(1)
+    sizes = [s for _, s in waves]
+    return [t for t, _ in waves], max(sizes) / min(sizes)
+
+
+def value(c, t):
+    r = mpf(0)
+    for k in reversed(c):
+        r = r * t + k
+    return r
+
+
+def rounded(c, kind):
+    if kind == "f64":
+        return [mpf(float(k)) for k in c]
+    return [mpf(struct.unpack("f", struct.pack("f", float(k)))[0]) for k in c]
+
+
+def worst(g, w, a, b, p, q):
+    a, b = mpf(a), mpf(b)
+    pts = [a + (b - a) * (i + mpf("0.37")) / 1000 for i in range(1000)]
+    e = max(abs(w(t) * (value(p, t) / value(q, t) - g(t))) for t in pts)
+    return float(mp.log(e, 2))
+
+
+def literal(k, kind):
+    return float(k).hex() + ("f" if kind == "f32" else "")
+
+
+LN2_2 = mp.log(2) / 2 * mpf("1.0005")  # r = x - k ln 2, k rounded in the arithmetic of the type
+F0, F1 = mp.sqrt(mpf(1) / 2) - 1, mp.sqrt(2) - 1
+TINY = mpf(10) ** -12
+
+
+def exp_q(r):  # expm1(r) = r + r^2 q(r)
+    return (mp.expm1(r) - r) / r**2
+
+
+def log_p(f):  # log1p(f) = f - f^2/2 + f^3 p(f)
+    return (mp.log1p(f) - f + f * f / 2) / f**3
+
+
+def log_r(z):  # log1p(f) = f - s (f - z r(z)), s = f / (2 + f), z = s^2
+    s = mp.sqrt(z)
+    return (2 * mp.atanh(s) - 2 * s) / (s * z)
+
+
+def erf_z(z):  # erf(x) = x g(x^2)
+    x = mp.sqrt(z)
+    return mp.erf(x) / x
+
+
+PLANS = {
+    "exp_f32": ("f32", exp_q, lambda r: abs(r * r / mp.expm1(r)), -LN2_2, LN2_2 + TINY, 4, 0),
+    "exp_f64": ("f64", exp_q, lambda r: abs(r * r / mp.expm1(r)), -LN2_2, LN2_2 + TINY, 9, 0),
+    "log_f32": ("f32", log_p, lambda f: f**3 / mp.log1p(f), F0, F1, 7, 0),
+    "log_f64": ("f64", log_r, lambda z: z, TINY, mpf("0.0295"), 6, 0),
+    "erf_f32": ("f32", erf_z, lambda z: 1 / erf_z(z), TINY, mpf("15.5"), 5, 5),
+}
+
+
+def main(names):
+    for name in names or PLANS:
+        kind, g, w, a, b, n, m = PLANS[name]
+        p, q = remez(g, w, a, b, n, m)
+        exact = worst(g, w, a, b, p, q)
+        p, q = rounded(p, kind), rounded(q, kind)
+        print(f"{name}: 2^{exact:.1f}, rounded 2^{worst(g, w, a, b, p, q):.1f}")
+        for label, c in (("p", p), ("q", q))[: 2 if m else 1]:
+            print(f"  {label}: " + ", ".join(literal(k, kind) for k in c))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
