@@ -21,6 +21,8 @@
  *
  * Chunks are at most MC x NC, in parallel; their size depends on m, n, k and the batch only.
  */
+#include <string.h>
+
 #include "pn_gemm.h"
 #include "pn_simd.h"
 
@@ -56,6 +58,7 @@ typedef struct target {
     int64_t rs;
     const T *add[2]; /* bias and res, or NULL */
     int64_t add_rs[2];
+    int64_t v1; /* the column of the second vector: PN_VL, or less where the tile is ragged */
     int accumulate, relu;
 } target;
 
@@ -65,16 +68,18 @@ typedef void (*kernel_fn)(int64_t k, const T *a, int64_t ars, int64_t acs, const
 #define TILE ALL(i, mr) ALL(v, nv)
 
 /* m and n are constants at each call, so that the sums live in registers. A's rows are addressed in
- * groups of three from one pointer each, as x86 can add a register once or twice to an address. */
+ * groups of three from one pointer each, as x86 can add a register once or twice to an address. The two
+ * vectors of a ragged tile overlap: the columns in both come out the same in both. */
 PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t ars, int64_t acs, const T *b,
                       int64_t brs, const target *t) {
+    const int64_t v1 = t->v1;
     V sum[MR][NV];
     const T *row[(MR + 2) / 3];
     TILE sum[i][v] = (V){0};
     ALL(g, (mr + 2) / 3) row[g] = a + 3 * g * ars;
     for (int64_t p = 0; p < k; p++) {
         V y[NV];
-        ALL(v, nv) y[v] = pn_load(b + v * PN_VL);
+        ALL(v, nv) y[v] = pn_load(b + v * v1);
         ALL(i, mr) {
             V x = pn_set1(row[i / 3][i % 3 * ars]);
             ALL(v, nv) sum[i][v] = pn_fma(x, y[v], sum[i][v]);
@@ -82,11 +87,11 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t
         ALL(g, (mr + 2) / 3) row[g] += acs;
         b += brs;
     }
-    if (t->accumulate) TILE sum[i][v] = pn_load(t->c + i * t->rs + v * PN_VL) + sum[i][v];
-    if (t->add[0]) TILE sum[i][v] += pn_load(t->add[0] + i * t->add_rs[0] + v * PN_VL);
-    if (t->add[1]) TILE sum[i][v] += pn_load(t->add[1] + i * t->add_rs[1] + v * PN_VL);
+    if (t->accumulate) TILE sum[i][v] = pn_load(t->c + i * t->rs + v * v1) + sum[i][v];
+    if (t->add[0]) TILE sum[i][v] += pn_load(t->add[0] + i * t->add_rs[0] + v * v1);
+    if (t->add[1]) TILE sum[i][v] += pn_load(t->add[1] + i * t->add_rs[1] + v * v1);
     if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] < (V){0}, (V){0}, sum[i][v]);
-    TILE pn_store(t->c + i * t->rs + v * PN_VL, sum[i][v]);
+    TILE pn_store(t->c + i * t->rs + v * v1, sum[i][v]);
 }
 
 #define KERNEL(mr, nv)                                                                                     \
@@ -131,10 +136,11 @@ PN_INLINE void turn(T *to, int64_t w, const T *const *from, int64_t p) {
 /* A panel of B, n columns of k rows: to[p * w + j] = b[p * rs + j * cs]. The w - n columns beyond n
  * repeat the last: they are never stored, and any number of B's own is safe and no slower than it. */
 static void pack_b(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int64_t n, int64_t k) {
-    if (cs == 1 && n == w) {
-        for (int64_t p = 0; p < k; p++) {
-            __builtin_prefetch(b + p * rs + w);
-            for (int64_t j = 0; j < w; j += PN_VL) pn_store(to + p * w + j, pn_load(b + p * rs + j));
+    if (cs == 1 && n >= PN_VL) {
+        for (int64_t p = 0; p < k; p++, to += w, b += rs) {
+            __builtin_prefetch(b + n);
+            pn_store(to, pn_load(b));
+            pn_store(to + n - PN_VL, pn_load(b + n - PN_VL));
         }
         return;
     }
@@ -148,15 +154,17 @@ static void pack_b(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int64_t
     }
 }
 
-/* A tile of A: by rows, k apart, or, where A's columns are the contiguous ones, by columns, MR apart. */
-static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t k) {
-    if (rs == 1) {
-        for (int64_t p = 0; p < k; p++)
-            for (int64_t i = 0; i < m; i++) to[p * MR + i] = a[p * cs + i];
-    } else {
+/* A tile of A: by rows, k apart, or, where A's columns are the contiguous ones, by columns, MR apart.
+ * left: the rows that A has from here on; whole columns of MR are copied where that many are left. */
+static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t left, int64_t k) {
+    if (rs != 1)
         for (int64_t i = 0; i < m; i++)
             for (int64_t p = 0; p < k; p++) to[i * k + p] = a[i * rs + p * cs];
-    }
+    else if (left >= MR)
+        for (int64_t p = 0; p < k; p++) memcpy(to + p * MR, a + p * cs, MR * sizeof(T));
+    else
+        for (int64_t p = 0; p < k; p++)
+            for (int64_t i = 0; i < m; i++) to[p * MR + i] = a[p * cs + i];
 }
 
 /* ---- one chunk, or a whole small product ------------------------------------------------------ */
@@ -173,13 +181,13 @@ typedef struct source {
     int first, last;
 } source;
 
-/* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is ragged or its
- * columns are not contiguous, goes through buf. */
+/* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is narrower than a
+ * vector or its columns are not contiguous, goes through buf. */
 static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t mr, int64_t j, int64_t nr) {
     T buf[3][MR * NR] __attribute__((aligned(PN_ALIGN)));
-    int ragged = nr % PN_VL != 0, through = ragged || g->c.cs != 1;
+    int narrow = nr < PN_VL, through = narrow || g->c.cs != 1;
     T *c = g->c.p + i * g->c.rs + j * g->c.cs;
-    target t = {c, g->c.rs, {NULL, NULL}, {0, 0}, g->accumulate || !s->first, s->last && g->relu};
+    target t = {c, g->c.rs, {NULL, NULL}, {0, 0}, nr - PN_VL, g->accumulate || !s->first, s->last && g->relu};
     if (through) {
         t.c = buf[0];
         t.rs = NR;
@@ -190,7 +198,7 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
         if (!x->p) continue;
         t.add[e] = x->p + i * x->rs + j * x->cs;
         t.add_rs[e] = x->rs;
-        if (ragged || x->cs != 1) {
+        if (narrow || x->cs != 1) {
             copy(buf[1 + e], NR, 1, t.add[e], x->rs, x->cs, x->rs ? mr : 1, nr);
             t.add[e] = buf[1 + e];
             t.add_rs[e] = x->rs ? NR : 0;
@@ -200,44 +208,64 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
     if (through) copy(c, g->c.rs, g->c.cs, t.c, NR, 1, mr, nr);
 }
 
-/* The panel at column j: all tiles of it. packed: A's tiles, or NULL where A is read in place. */
-static void run_panel(const pn_gemm_args *g, source *s, const T *a, const T *packed, int64_t j, int64_t nr) {
-    int64_t tiles = pn_ceil_div(g->m, MR);
-    for (int64_t t = 0; t < tiles; t++) {
-        int64_t i = g->m * t / tiles, end = g->m * (t + 1) / tiles;
+/* Heights differ by one at most: `tall` tiles of `height` + 1 rows, then tiles of `height`. */
+typedef struct tiles {
+    int64_t n, height, tall;
+} tiles;
+
+static tiles cut(int64_t m) {
+    int64_t n = (m + MR - 1) / MR;
+    return (tiles){n, m / n, m % n};
+}
+
+/* The panel at column j. packed: A's tiles, or NULL where A is read in place. */
+static void run_panel(const pn_gemm_args *g, source *s, tiles ts, const T *a, const T *packed, int64_t j, int64_t nr) {
+    for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
+        mr = ts.height + (t < ts.tall);
         s->a = packed ? packed + t * MR * s->k : a + i * g->a.rs;
-        run_tile(g, s, i, end - i, j, nr);
+        run_tile(g, s, i, mr, j, nr);
     }
+}
+
+static void pack_tiles(const pn_gemm_args *g, const source *s, tiles ts, const T *a, T *packed) {
+    for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
+        mr = ts.height + (t < ts.tall);
+        pack_a(packed + t * MR * s->k, a + i * g->a.rs, g->a.rs, g->a.cs, mr, g->m - i, s->k);
+    }
+}
+
+/* As wide as the kernel takes, such that the last panel is no less than a vector wide if n is not. */
+static int64_t panel_width(int64_t left) {
+    if (left <= NR) return left;
+    return left < NR + PN_VL ? PN_VL : NR;
 }
 
 /* packed: room for A's tiles in one block of k, or NULL. */
 static void run(const pn_gemm_args *g, T *packed) {
     T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
-    int64_t blocks = g->k ? pn_ceil_div(g->k, KC) : 1, tiles = pn_ceil_div(g->m, MR);
-    int by_rows = g->a.rs != 1;
+    int64_t blocks = g->k ? (g->k + KC - 1) / KC : 1, k0 = 0;
+    tiles ts = cut(g->m), ks = {blocks, g->k / blocks, g->k % blocks};
     source s = {.ars = g->a.rs, .acs = g->a.cs};
-    if (packed) s.ars = by_rows ? 0 : 1, s.acs = by_rows ? 1 : MR;
-    for (int64_t q = 0; q < blocks; q++) {
-        int64_t p = g->k * q / blocks;
-        const T *a = g->a.p + p * g->a.cs;
-        s.k = g->k * (q + 1) / blocks - p;
+    for (int64_t q = 0; q < blocks; q++, k0 += s.k) {
+        const T *a = g->a.p + k0 * g->a.cs;
+        s.k = ks.height + (q < ks.tall);
         s.first = q == 0;
         s.last = q == blocks - 1;
-        if (packed && by_rows) s.ars = s.k;
-        for (int64_t t = 0; packed && t < tiles; t++) {
-            int64_t i = g->m * t / tiles, end = g->m * (t + 1) / tiles;
-            pack_a(packed + t * MR * s.k, a + i * g->a.rs, g->a.rs, g->a.cs, end - i, s.k);
+        if (packed) {
+            pack_tiles(g, &s, ts, a, packed);
+            s.ars = g->a.rs != 1 ? s.k : 1;
+            s.acs = g->a.rs != 1 ? 1 : MR;
         }
-        for (int64_t j = 0; j < g->n; j += NR) {
-            int64_t nr = pn_min(NR, g->n - j), w = pn_ceil_div(nr, PN_VL) * PN_VL;
-            s.b = g->b.p + p * g->b.rs + j * g->b.cs;
+        for (int64_t j = 0, nr; j < g->n; j += nr) {
+            nr = panel_width(g->n - j);
+            s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
             s.brs = g->b.rs;
-            if (g->b.cs != 1 || nr != w || g->m > IN_PLACE) {
-                pack_b(panel, w, s.b, g->b.rs, g->b.cs, nr, s.k);
+            if (g->b.cs != 1 || nr < PN_VL || g->m > IN_PLACE) {
+                s.brs = (nr + PN_VL - 1) / PN_VL * PN_VL;
+                pack_b(panel, s.brs, s.b, g->b.rs, g->b.cs, nr, s.k);
                 s.b = panel;
-                s.brs = w;
             }
-            run_panel(g, &s, a, packed, j, nr);
+            run_panel(g, &s, ts, a, packed, j, nr);
         }
     }
 }
@@ -296,9 +324,11 @@ static void transpose(pn_gemm_args *g) {
     g->m = g->n, g->n = m;
 }
 
+static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
 static int64_t chunk_size(int64_t n, int64_t most, int64_t unit) {
     int64_t even = pn_ceil_div(n, pn_ceil_div(n, most));
-    return pn_ceil_div(pn_max(1, pn_grain(even)), unit) * unit;
+    return round_up(pn_max(1, pn_grain(even)), unit);
 }
 
 static void plan(job *w, const pn_gemm_args *g0) {
@@ -311,6 +341,8 @@ static void plan(job *w, const pn_gemm_args *g0) {
     w->units = 0;
     w->a_bytes = 0;
     if (!batch || !g->m || !g->n) return;
+    w->mc = g->m, w->nc = g->n, w->rows = w->cols = 1, w->units = w->group = batch;
+    if (g->m * g->n * g->k * batch <= pn_grain(CHUNK)) return; /* one chunk: no division is spent on it */
     for (mc = pn_min(g->m, MC), nc = pn_min(g->n, NC);; nc > 2 * NR ? (nc /= 2) : (mc /= 2)) {
         int64_t count = batch * pn_ceil_div(g->m, mc) * pn_ceil_div(g->n, nc);
         if (count >= CHUNKS || mc * nc * g->k <= CHUNK || mc <= 4 * MR) break;
@@ -322,7 +354,7 @@ static void plan(job *w, const pn_gemm_args *g0) {
     w->units = batch * w->rows * w->cols;
     w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, w->mc * w->nc * g->k));
     if (w->mc >= 4 * MR && w->nc >= 4 * NR && g->k >= KC / 4)
-        w->a_bytes = pn_ceil_div(w->mc * pn_min(g->k, KC) * (int64_t)sizeof(T), PN_ALIGN) * PN_ALIGN;
+        w->a_bytes = round_up(w->mc * pn_min(g->k, KC) * (int64_t)sizeof(T), PN_ALIGN);
 }
 
 /* Moves x to its place in the batch and to row i, column j. */
@@ -364,5 +396,5 @@ void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch) {
     job w;
     plan(&w, g);
     w.scratch = scratch;
-    if (w.units) pn_for(c, pn_ceil_div(w.units, w.group), body, &w);
+    if (w.units) pn_for(c, w.units == w.group ? 1 : pn_ceil_div(w.units, w.group), body, &w);
 }

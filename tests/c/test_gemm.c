@@ -122,12 +122,13 @@ static void twice(T *x, int64_t n) {
 
 static T define(const pn_gemm_args *g, int64_t b, int64_t i, int64_t j, wide *sum, wide *size) {
     int64_t blocks = g->k ? (g->k + KC - 1) / KC : 1;
+    int64_t p = 0;
     T old = *at(&g->c, g, b, i, j), r = 0;
     *sum = g->accumulate ? old : 0;
     *size = fabs((double)*sum);
     for (int64_t q = 0; q < blocks; q++) {
         T s = 0;
-        for (int64_t p = g->k * q / blocks; p < g->k * (q + 1) / blocks; p++) {
+        for (int64_t e = p + g->k / blocks + (q < g->k % blocks); p < e; p++) {
             T x = *at(&g->a, g, b, i, p), y = *at(&g->b, g, b, p, j);
             s = madd(x, y, s);
             *sum += (wide)x * y;
