@@ -1,13 +1,8 @@
 /* pn_math_f32.h: functions of float lanes. Included by pn_math.h only. */
 
-PN_INLINE V pn_horner(V x, const float *c, int n) {
-    V p = pn_set1(c[n - 1]);
-#pragma GCC unroll 32
-    for (int i = n - 2; i >= 0; i--) p = pn_fma(p, x, pn_set1(c[i]));
-    return p;
-}
-#define PN_HORNER(x, ...) \
-    pn_horner(x, (const float[]){__VA_ARGS__}, sizeof((const float[]){__VA_ARGS__}) / sizeof(float))
+PN_POLY_OF(pn_poly, V, float, pn_fma, pn_set1)
+#define PN_POLY(x, ...) \
+    pn_poly(x, (const float[]){__VA_ARGS__}, sizeof((const float[]){__VA_ARGS__}) / sizeof(float))
 
 /* e^r - 1 where x = k ln2 + r, |r| <= ln2/2; `bits` holds k + bias in its low bits.
  *
@@ -19,7 +14,7 @@ PN_INLINE V pn_exp_core(V x, float bias, VU *bits) {
     V k = kb - pn_set1(magic);
     V r = pn_fnma(k, pn_set1(0x1.63p-1f), x);
     r = pn_fnma(k, pn_set1(-0x1.bd0106p-13f), r);
-    V q = PN_HORNER(r, 0x1.fffffep-2f, 0x1.5554bp-3f, 0x1.555674p-5f, 0x1.1227b2p-7f, 0x1.6bec0cp-10f);
+    V q = PN_POLY(r, 0x1.fffffep-2f, 0x1.5554bp-3f, 0x1.555674p-5f, 0x1.1227b2p-7f, 0x1.6bec0cp-10f);
     *bits = (VU)kb;
     return pn_fma(r * r, q, r);
 }
@@ -57,7 +52,7 @@ PN_INLINE V pn_log_split(V u, V *e, VI *shift) {
  * minimax: 2^-27. ln2 = hi + lo, hi with 9 bits: e * hi is exact. */
 PN_INLINE V pn_log_sum(V e, V f) {
     V z = f * f;
-    V p = PN_HORNER(f, 0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a008p-3f, -0x1.547244p-3f, 0x1.22da24p-3f,
+    V p = PN_POLY(f, 0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a008p-3f, -0x1.547244p-3f, 0x1.22da24p-3f,
                     -0x1.0d854cp-3f, 0x1.055b32p-3f, -0x1.38b4aep-4f);
     p = pn_fma(z * f, p, e * pn_set1(-0x1.bd0106p-13f));
     p = pn_fnma(z, pn_set1(0.5f), p);
@@ -89,6 +84,14 @@ PN_INLINE V pn_log1p(V x) {
     return pn_copysign(y, x); /* log1p(-0) = -0 */
 }
 
+/* log(1 + t), 0 <= t <= 1, without a split. With s = t / (2 + t), z = s^2 <= 1/9:
+ * log(1 + t) = 2 atanh s = 2 s + s z R(z) = t - s (t - z R(z)), deg R = 3, minimax: 2^-27. */
+PN_INLINE V pn_log1p_unit(V t) {
+    V s = t / (t + pn_set1(2)), z = s * s;
+    V r = PN_POLY(z, 0x1.555502p-1f, 0x1.99d22ep-2f, 0x1.1eba74p-2f, 0x1.1ee5b2p-2f);
+    return pn_fnma(s, pn_fnma(z, r, t), t);
+}
+
 /* tanh x = t / (t + 2), t = e^(2|x|) - 1, by exp's parts so that tiny x stays itself. 2.5 ULP.
  * From |x| = 10 on the result is 1. */
 PN_INLINE V pn_tanh(V x) {
@@ -103,14 +106,16 @@ PN_INLINE V pn_tanh(V x) {
 /* sigmoid(x) = 1 / (1 + e^-x). 2.2 ULP. As x -> -inf the sum is e^-x: no cancellation. */
 PN_INLINE V pn_sigmoid(V x) { return pn_set1(1) / (pn_set1(1) + pn_exp(-x)); }
 
-/* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| p(|x|), deg p = 8 on [0, 4], minimax: 2^-24 of erf at
- * tiny x, where g's error counts most. 1 - e^-g by exp's parts: nothing cancels. From 4 on it is 1. */
+/* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| + |x| p(|x|), deg p = 8 on [0, 4], minimax: 2^-27 of erf.
+ * @erf@ ULP. 1 - e^-g by exp's parts: nothing cancels. From 4 on it is 1. (|x| is scaled up, and -g down,
+ * by 2^24: |x| p(|x|) of the smallest x must not be flushed.) */
 PN_INLINE V pn_erf(V x) {
     VU n; /* k + 127 */
     V a = pn_min_b(pn_set1(4), pn_abs(x));
-    V g = a * PN_HORNER(a, 0x1.20dd76p+0f, 0x1.45f2fap-1f, 0x1.a4fa5ep-4f, -0x1.39cddcp-6f, -0x1.503ed4p-13f,
-                        0x1.b4fb06p-10f, -0x1.4bc32ep-11f, 0x1.ed5ba6p-14f, -0x1.3686b8p-17f);
-    V p = pn_exp_core(-g, 127, &n);
+    V big = a * pn_set1(0x1p24f);
+    V p = PN_POLY(a, 0x1.06eba8p-3f, 0x1.45f2fap-1f, 0x1.a4fa5ep-4f, -0x1.39cddcp-6f, -0x1.503ed4p-13f,
+                  0x1.b4fb06p-10f, -0x1.4bc32ep-11f, 0x1.ed5ba6p-14f, -0x1.3686b8p-17f);
+    p = pn_exp_core(pn_fma(big, p, big) * pn_set1(-0x1p-24f), 127, &n);
     V s = (V)(n << 23);
     return pn_copysign(pn_fma(s, p, s - pn_set1(1)), x);
 }
@@ -129,17 +134,35 @@ PN_INLINE V pn_sincos(V x, uint64_t turn, double (*libm)(double)) {
 PN_INLINE V pn_sin(V x) { return pn_sincos(x, 0, sin); }
 PN_INLINE V pn_cos(V x) { return pn_sincos(x, 1, cos); }
 
-/* x^y = e^(y log|x|) in double, where y log|x| keeps 45 bits or more, with C's rules of signs:
- * x^0 = 1^y = 1, NaN included; (-1)^+-inf = 1; x < 0 with a y that is not whole: NaN; odd y keep the
- * sign of x. 0.5 ULP. */
+/* e^(y log x) in double lanes for floats x > 0, finite: pn_log_d's and pn_exp_d's methods with shorter
+ * polynomials: deg R = 3, 2^-37; deg q = 5, 2^-34. log x is then good to 2^-37 and counts at most 104. */
+PN_INLINE VD pn_pow_core_d(VD x, VD y) {
+    VD e;
+    VDU shift, n; /* n: k + 1023 */
+    VD f = pn_log_split_d(x, &e, &shift) - pn_set1_d(1);
+    VD s = f / (f + pn_set1_d(2)), z = s * s;
+    VD r = PN_POLY_D(z, 0x1.555554fcda338p-1, 0x1.999a7c0272dc2p-2, 0x1.2438735e0fc33p-2, 0x1.e306330d2c40cp-3);
+    VD l = pn_fma_d(e, pn_set1_d(0x1.62e42fefa39efp-1), pn_fnma_d(s, pn_fnma_d(z, r, f), f));
+    r = pn_exp_split_d(pn_clamp_d(y * l, pn_set1_d(-110), pn_set1_d(90)), 1023, &n);
+    VD q = PN_POLY_D(r, 0x1.000000430a929p-1, 0x1.555555992de48p-3, 0x1.5554800c448d9p-5,
+                     0x1.11107b6480f35p-7, 0x1.6d96cb9df45bbp-10, 0x1.a1b9f7719089cp-13);
+    return pn_fma_d(r * r, q, r + pn_set1_d(1)) * (VD)(n << 52);
+}
+
+/* x^y = e^(y log |x|) in double, with C's rules. 0.51 ULP.
+ *   x^0 = 1^y = 1, NaN included; (-1)^+-inf = 1
+ *   |x| = 0 or inf: 0 or inf, by the sign of y
+ *   x < 0: NaN where y is not whole (x finite); odd y keep the sign of x */
 PN_INLINE V pn_pow(V x, V y) {
-    V ax = pn_abs(x), one = pn_set1(1), inf = pn_set1(HUGE_VALF);
-    VD lo = pn_exp_d(pn_widen_lo(y) * pn_log_d(pn_widen_lo(ax)));
-    VD hi = pn_exp_d(pn_widen_hi(y) * pn_log_d(pn_widen_hi(ax)));
+    V ax = pn_abs(x), one = pn_set1(1), inf = pn_set1(HUGE_VALF), zero = {0};
+    V r = pn_narrow(pn_pow_core_d(pn_widen_lo(ax), pn_widen_lo(y)),
+                    pn_pow_core_d(pn_widen_hi(ax), pn_widen_hi(y)));
     V half = y * pn_set1(0.5f);
     VI whole = pn_trunc(y) == y, odd = whole & (pn_trunc(half) != half);
-    V r = pn_select((ax == one) & (y == y), one, pn_narrow(lo, hi));
+    VI null = ax == zero, grows = (y > zero) ^ null;
+    r = pn_select(null | (ax == inf), (V)((VI)inf & grows), r);
+    r = pn_select(ax == one, one, r);
     r = (V)((VI)r | (odd & (VI)x & pn_signs()));
-    r = pn_select((x < 0) & (x > -inf) & ~whole, pn_set1(NAN), r);
-    return pn_select((x == one) | (y == 0), one, r);
+    r = pn_select((x != x) | (y != y) | ((x < zero) & (ax < inf) & ~whole), pn_set1(NAN), r);
+    return pn_select((x == one) | (y == zero), one, r);
 }

@@ -1,20 +1,24 @@
 /* pn_math_f64.h: functions of double lanes. Included by pn_math.h only. Those named _d serve f32 too. */
 
-/* e^r - 1 where x = k ln2 + r, |r| <= ln2/2; `bits` holds k + bias in its low bits.
- *
- * k is rounded by adding 1.5 * 2^52 (+ bias), whose unit in the last place is 1. ln2 = hi + lo, hi with
- * 32 bits, so that k * hi is exact. e^r - 1 = r + r^2 q(r), deg q = 10, minimax: 2^-60. */
-PN_INLINE VD pn_exp_core_d(VD x, double bias, VDU *bits) {
+/* x = k ln2 + r, |r| <= ln2/2; gives r, and `bits` that hold k + bias in their low bits. k is rounded by
+ * adding 1.5 * 2^52 (+ bias), whose unit in the last place is 1. ln2 = hi + lo, hi with 32 bits, so that
+ * k * hi is exact. */
+PN_INLINE VD pn_exp_split_d(VD x, double bias, VDU *bits) {
     const double magic = 0x1.8p52 + bias;
     VD kb = pn_fma_d(x, pn_set1_d(0x1.71547652b82fep+0), pn_set1_d(magic));
     VD k = kb - pn_set1_d(magic);
-    VD r = pn_fnma_d(k, pn_set1_d(0x1.62e42feep-1), x);
-    r = pn_fnma_d(k, pn_set1_d(0x1.a39ef35793c76p-33), r);
-    VD q = PN_HORNER_D(r, 0x1.p-1, 0x1.5555555555559p-3, 0x1.555555555553fp-5, 0x1.111111110f6c4p-7,
-                       0x1.6c16c16c1f0b9p-10, 0x1.a01a01afdde69p-13, 0x1.a01a017bbce39p-16,
-                       0x1.71ddf862ec994p-19, 0x1.27e53629c375cp-22, 0x1.af5ea99efcb3cp-26,
-                       0x1.1ee8af16442afp-29);
     *bits = (VDU)kb;
+    VD r = pn_fnma_d(k, pn_set1_d(0x1.62e42feep-1), x);
+    return pn_fnma_d(k, pn_set1_d(0x1.a39ef35793c76p-33), r);
+}
+
+/* e^r - 1 = r + r^2 q(r), deg q = 10, minimax: 2^-60, where x = k ln2 + r as above. */
+PN_INLINE VD pn_exp_core_d(VD x, double bias, VDU *bits) {
+    VD r = pn_exp_split_d(x, bias, bits);
+    VD q = PN_POLY_D(r, 0.5, 0x1.5555555555559p-3, 0x1.555555555553fp-5, 0x1.111111110f6c4p-7,
+                     0x1.6c16c16c1f0b9p-10, 0x1.a01a01afdde69p-13, 0x1.a01a017bbce39p-16,
+                     0x1.71ddf862ec994p-19, 0x1.27e53629c375cp-22, 0x1.af5ea99efcb3cp-26,
+                     0x1.1ee8af16442afp-29);
     return pn_fma_d(r * r, q, r);
 }
 
@@ -42,7 +46,7 @@ PN_INLINE VD pn_log_split_d(VD u, VD *e, VDU *shift) {
  * ln2 = hi + lo, hi with 32 bits: e * hi is exact. */
 PN_INLINE VD pn_log_sum_d(VD e, VD f) {
     VD s = f / (f + pn_set1_d(2)), z = s * s;
-    VD r = z * PN_HORNER_D(z, 0x1.5555555555593p-1, 0x1.999999997f852p-2, 0x1.2492494243769p-2,
+    VD r = z * PN_POLY_D(z, 0x1.5555555555593p-1, 0x1.999999997f852p-2, 0x1.2492494243769p-2,
                            0x1.c71c51c1ee05ep-3, 0x1.74664e71d41b3p-3, 0x1.39a0142ba337fp-3,
                            0x1.2f16d61c624f4p-3);
     VD g = pn_fnma_d(e, pn_set1_d(0x1.a39ef35793c76p-33), s * (f - r));
@@ -79,8 +83,8 @@ PN_INLINE VD pn_sin_core_d(VD x, uint64_t turn) {
     VD r = pn_fnma_d(k, pn_set1_d(0x1.921fb544p+0), x);
     r = pn_fnma_d(k, pn_set1_d(0x1.0b4611a626331p-34), r);
     VD z = r * r;
-    VD s = PN_HORNER_D(z, 1, -0x1.555545972955bp-3, 0x1.11075f5f55265p-7, -0x1.994e5c8d90e49p-13);
-    VD c = PN_HORNER_D(z, 1, -0.5, 0x1.55554ab2f714fp-5, -0x1.6c0c8b061bdb1p-10, 0x1.9a022152367fep-16);
+    VD s = PN_POLY_D(z, 1, -0x1.555545972955bp-3, 0x1.11075f5f55265p-7, -0x1.994e5c8d90e49p-13);
+    VD c = PN_POLY_D(z, 1, -0.5, 0x1.55554ab2f714fp-5, -0x1.6c0c8b061bdb1p-10, 0x1.9a022152367fep-16);
     return pn_quadrant_d((VDU)kb + turn, r * s, c);
 }
 
@@ -114,6 +118,16 @@ PN_INLINE V pn_log1p(V x) {
     return pn_copysign(y, x); /* log1p(-0) = -0 */
 }
 
+/* log(1 + t), 0 <= t <= 1, without a split. With s = t / (2 + t), z = s^2 <= 1/9:
+ * log(1 + t) = 2 atanh s = 2 s + s z R(z) = t - s (t - z R(z)), deg R = 9, minimax: 2^-5x. */
+PN_INLINE V pn_log1p_unit(V t) {
+    V s = t / (t + pn_set1(2)), z = s * s;
+    V r = PN_POLY_D(z, 0x1.5555555555535p-1, 0x1.99999999a079ep-2, 0x1.2492492089d26p-2,
+                    0x1.c71c741dbae89p-3, 0x1.745cb3d14893cp-3, 0x1.3b1ddf79d43dap-3, 0x1.10678e70a4526p-3,
+                    0x1.efdbc7f98225p-4, 0x1.55a1585236769p-4, 0x1.5c87ea50146bep-3);
+    return pn_fnma(s, pn_fnma(z, r, t), t);
+}
+
 /* tanh x = t / (t + 2), t = e^(2|x|) - 1, by exp's parts so that tiny x stays itself. @tanh@ ULP.
  * From |x| = 20 on the result is 1. */
 PN_INLINE V pn_tanh(V x) {
@@ -128,20 +142,22 @@ PN_INLINE V pn_tanh(V x) {
 /* sigmoid(x) = 1 / (1 + e^-x). @sigmoid@ ULP. As x -> -inf the sum is e^-x: no cancellation. */
 PN_INLINE V pn_sigmoid(V x) { return pn_set1(1) / (pn_set1(1) + pn_exp(-x)); }
 
-/* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| p(|x|), deg p = 24 on [0, 6], minimax: 2^-56 of erf at
- * tiny x, where g's error counts most. @erf@ ULP. From 6 on it is 1. */
+/* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| + |x| p(|x|), deg p = 24 on [0, 6], minimax: 2^-56 of
+ * erf. @erf@ ULP. 1 - e^-g by exp's parts: nothing cancels. From 6 on it is 1. (|x| is scaled up, and -g
+ * down, by 2^64: |x| p(|x|) of the smallest x must not be flushed.) */
 PN_INLINE V pn_erf(V x) {
     VU n; /* k + 1023 */
     V a = pn_min_b(pn_set1(6), pn_abs(x));
-    V g = a * PN_HORNER_D(
-        a, 0x1.20dd750429b6dp+0, 0x1.45f306dc9c897p-1, 0x1.a4f4e2a1b207bp-4, -0x1.39668593d7ceap-6,
+    V big = a * pn_set1(0x1p64);
+    V p = PN_POLY_D(
+        a, 0x1.06eba8214db68p-3, 0x1.45f306dc9c897p-1, 0x1.a4f4e2a1b207bp-4, -0x1.39668593d7ceap-6,
         -0x1.b6b68bee486bp-13, 0x1.bca67bd0dd181p-10, -0x1.35654f991cbcfp-11, 0x1.b22bc1d0008f7p-16,
         0x1.0e7f9c2067cbfp-14, -0x1.f2afd234ee301p-16, 0x1.c950f7b7ac3e3p-19, 0x1.7c8660f018cf9p-19,
         -0x1.d37d9bc026d12p-20, 0x1.692937bcb981ep-22, 0x1.269b1f77fb473p-23, -0x1.306fa41226b35p-23,
         0x1.1a53a3f6fab01p-24, -0x1.6823d4ba7816bp-26, 0x1.5771a64e55acfp-28, -0x1.f34ec2838bbb1p-31,
         0x1.12885bbe95a69p-33, -0x1.bbb7f9b7cddbfp-37, 0x1.f1f92c4e77206p-41, -0x1.5ad5ab8df6c8bp-45,
         0x1.c3a047cb851f3p-51);
-    V p = pn_exp_core_d(-g, 1023, &n);
+    p = pn_exp_core_d(pn_fma(big, p, big) * pn_set1(-0x1p-64), 1023, &n);
     V s = (V)(n << 52);
     return pn_copysign(pn_fma(s, p, s - pn_set1(1)), x);
 }
@@ -170,9 +186,9 @@ PN_INLINE V pn_sin_core(V x, uint64_t turn) {
     lo = lo - (r1 - r);
     r = r1;
     V z = r * r, h = z * pn_set1(0.5), one = pn_set1(1);
-    V s = PN_HORNER_D(z, -0x1.5555555555549p-3, 0x1.111111110f87ap-7, -0x1.a01a019c119a1p-13,
+    V s = PN_POLY_D(z, -0x1.5555555555549p-3, 0x1.111111110f87ap-7, -0x1.a01a019c119a1p-13,
                       0x1.71de3577b6efdp-19, -0x1.ae5e663ad021cp-26, 0x1.5d930112c599fp-33);
-    V c = PN_HORNER_D(z, 0x1.555555555554cp-5, -0x1.6c16c16c1517dp-10, 0x1.a01a019cb1ba3p-16,
+    V c = PN_POLY_D(z, 0x1.555555555554cp-5, -0x1.6c16c16c1517dp-10, 0x1.a01a019cb1ba3p-16,
                       -0x1.27e4f809edf73p-22, 0x1.1ee9ebe74311bp-29, -0x1.8fae9b6a67adfp-37);
     V sine = r + pn_fma(z * r, s, lo * (one - h));
     V w = one - h, cosine = w + (((one - w) - h) + pn_fma(z * z, c, -(r * lo)));

@@ -93,8 +93,13 @@ def log_r(z):  # log1p(f) = f - s (f - z r(z)), s = f / (2 + f), z = s^2
     return (2 * mp.atanh(s) - 2 * s) / (s * z)
 
 
-def erf_p(a):  # erf(a) = -expm1(-a p(a)), a >= 0
-    return -mp.log(mp.erfc(a)) / a
+def unit_w(z):  # d log1p / log1p by d R, f = 2 s / (1 - s) up to 1
+    s = mp.sqrt(z)
+    return s * z / mp.log1p(2 * s / (1 - s))
+
+
+def erf_p(a):  # erf(a) = -expm1(-(a + a p(a))), a >= 0
+    return -mp.log(mp.erfc(a)) / a - 1
 
 
 def erf_w(a):  # d erf / erf by d p
@@ -119,7 +124,11 @@ PLANS = {
     "log_f64": ("f64", log_r, lambda z: z, TINY, mpf("0.0295"), 6),
     "erf_f32": ("f32", erf_p, erf_w, TINY, 4, 8),
     "erf_f64": ("f64", erf_p, erf_w, TINY, 6, 24),
-    "sin_f32": ("f64", sin_s, lambda z: z, TINY, QUARTER, 2),  # in double lanes
+    "unit_f32": ("f32", log_r, unit_w, TINY, mpf("0.1112"), 3),  # log1p on [0, 1], for softplus
+    "unit_f64": ("f64", log_r, unit_w, TINY, mpf("0.1112"), 9),
+    "pow_log_f32": ("f64", log_r, lambda z: z, TINY, mpf("0.0295"), 3),  # in double lanes
+    "pow_exp_f32": ("f64", exp_q, lambda r: r * r, -LN2_2, LN2_2 + TINY, 5),
+    "sin_f32": ("f64", sin_s, lambda z: z, TINY, QUARTER, 2),
     "cos_f32": ("f64", cos_c, lambda z: z**2, TINY, QUARTER, 2),
     "sin_f64": ("f64", sin_s, lambda z: z, TINY, QUARTER, 5),
     "cos_f64": ("f64", cos_c, lambda z: z**2, TINY, QUARTER, 5),
