@@ -2,10 +2,10 @@
 
 Usage: python tests/c/minimax.py [name ...]      (no name: all; needs mpmath; up to a few minutes)
 
-Each entry is a function g on [a, b] with a weight w; Remez's exchange finds the polynomial p, or the
-quotient p/q with q(0) = 1, that minimises max |w (p/q - g)|. The weight turns the error of g into the
-relative error of the function that is built from it. Printed are C hexadecimal constants, rounded to
-the type, lowest order first, and log2 of the weighted error before and after that rounding.
+Each entry is a function g on [a, b] with a weight w; Remez's exchange finds the polynomial p that
+minimises max |w (p - g)|. The weight turns the error of g into the relative error of the function that
+is built from it. Printed are C hexadecimal constants, rounded to the type, lowest order first, and log2
+of the weighted error before and after that rounding.
 """
 
 import struct
@@ -13,37 +13,22 @@ import sys
 
 from mpmath import mp, mpf
 
-mp.dps = 50
+mp.dps = 60
 
 
-def remez(g, w, a, b, n, m=0, rounds=12, grid=60):
-    """Minimise max |w (p/q - g)| on [a, b] with deg p = n and deg q = m."""
+def remez(g, w, a, b, n, rounds=12, grid=60):
+    """Find the polynomial p of degree n that minimises max |w (p - g)| on [a, b]."""
     a, b = mpf(a), mpf(b)
-    count = n + m + 2
+    count = n + 2
     x = [(a + b) / 2 - (b - a) / 2 * mp.cos(mp.pi * (i + mpf(1) / 2) / count) for i in range(count)]
-    level, p, q = mpf(0), None, [mpf(1)]
     for _ in range(rounds):
-        p, q, level = solve(g, w, x, n, m, q, level)
-        x, spread = exchange(lambda t: w(t) * (value(p, t) / value(q, t) - g(t)), a, b, x, grid)
+        rows = [[t**j for j in range(n + 1)] + [(-1) ** i / w(t)] for i, t in enumerate(x)]
+        c = mp.lu_solve(mp.matrix(rows), mp.matrix([g(t) for t in x]))
+        p = list(c[: n + 1])
+        x, spread = exchange(lambda t: w(t) * (value(p, t) - g(t)), a, b, x, grid)
         if spread < 1.01:
             break
-    return p, q
-
-
-def solve(g, w, x, n, m, q, level):
-    """Find p, q and the error e with p(x) - (g + s e/w) q(x) = 0 at the points x, s = 1, -1, 1, ..."""
-    for _ in range(1 if m == 0 else 8):
-        rows, right = [], []
-        for i, t in enumerate(x):
-            sign = (-1) ** i / w(t)
-            rows.append([t**j for j in range(n + 1)]
-                        + [-(g(t) + sign * level) * t**j for j in range(1, m + 1)]
-                        + [-sign])
-            right.append(g(t))
-        # e q is linearised as e + level (q - 1): exact once level = e
-        c = mp.lu_solve(mp.matrix(rows), mp.matrix(right))
-        p, q, level = list(c[: n + 1]), [mpf(1)] + list(c[n + 1 : n + 1 + m]), c[n + m + 1]
-    return p, q, level
+    return p
 
 
 def exchange(error, a, b, x, grid):
@@ -78,15 +63,16 @@ def rounded(c, kind):
     return [mpf(struct.unpack("f", struct.pack("f", float(k)))[0]) for k in c]
 
 
-def worst(g, w, a, b, p, q):
+def worst(g, w, a, b, p):
     a, b = mpf(a), mpf(b)
     pts = [a + (b - a) * (i + mpf("0.37")) / 1000 for i in range(1000)]
-    e = max(abs(w(t) * (value(p, t) / value(q, t) - g(t))) for t in pts)
+    e = max(abs(w(t) * (value(p, t) - g(t))) for t in pts)
     return float(mp.log(e, 2))
 
 
 def literal(k, kind):
-    return float(k).hex() + ("f" if kind == "f32" else "")
+    head, _, power = float(k).hex().partition("p")
+    return head.rstrip("0") + "p" + power + ("f" if kind == "f32" else "")
 
 
 LN2_2 = mp.log(2) / 2 * mpf("1.0005")  # r = x - k ln 2, k rounded in the arithmetic of the type
@@ -107,29 +93,56 @@ def log_r(z):  # log1p(f) = f - s (f - z r(z)), s = f / (2 + f), z = s^2
     return (2 * mp.atanh(s) - 2 * s) / (s * z)
 
 
-def erf_z(z):  # erf(x) = x g(x^2)
-    x = mp.sqrt(z)
-    return mp.erf(x) / x
+def unit_w(z):  # d log1p / log1p by d R, f = 2 s / (1 - s) up to 1
+    s = mp.sqrt(z)
+    return s * z / mp.log1p(2 * s / (1 - s))
 
+
+def erf_p(a):  # erf(a) = -expm1(-(a + a p(a))), a >= 0
+    return -mp.log(mp.erfc(a)) / a - 1
+
+
+def erf_w(a):  # d erf / erf by d p
+    return a * mp.erfc(a) / mp.erf(a)
+
+
+def sin_s(z):  # sin(r) = r + r z s(z), z = r^2
+    r = mp.sqrt(z)
+    return (mp.sin(r) - r) / (r * z)
+
+
+def cos_c(z):  # cos(r) = 1 - z/2 + z^2 c(z), z = r^2
+    return (mp.cos(mp.sqrt(z)) - 1 + z / 2) / z**2
+
+
+QUARTER = (mp.pi / 4 * mpf("1.0001")) ** 2
 
 PLANS = {
-    "exp_f32": ("f32", exp_q, lambda r: abs(r * r / mp.expm1(r)), -LN2_2, LN2_2 + TINY, 4, 0),
-    "exp_f64": ("f64", exp_q, lambda r: abs(r * r / mp.expm1(r)), -LN2_2, LN2_2 + TINY, 9, 0),
-    "log_f32": ("f32", log_p, lambda f: f**3 / mp.log1p(f), F0, F1, 7, 0),
-    "log_f64": ("f64", log_r, lambda z: z, TINY, mpf("0.0295"), 6, 0),
-    "erf_f32": ("f32", erf_z, lambda z: 1 / erf_z(z), TINY, mpf("15.5"), 5, 5),
+    "exp_f32": ("f32", exp_q, lambda r: abs(r * r / mp.expm1(r)), -LN2_2, LN2_2 + TINY, 4),
+    "exp_f64": ("f64", exp_q, lambda r: abs(r * r / mp.expm1(r)), -LN2_2, LN2_2 + TINY, 10),
+    "log_f32": ("f32", log_p, lambda f: f**3 / mp.log1p(f), F0, F1, 7),
+    "log_f64": ("f64", log_r, lambda z: z, TINY, mpf("0.0295"), 6),
+    "erf_f32": ("f32", erf_p, erf_w, TINY, 4, 8),
+    "erf_f64": ("f64", erf_p, erf_w, TINY, 6, 24),
+    "unit_f32": ("f32", log_r, unit_w, TINY, mpf("0.1112"), 3),  # log1p on [0, 1], for softplus
+    "unit_f64": ("f64", log_r, unit_w, TINY, mpf("0.1112"), 9),
+    "pow_log_f32": ("f64", log_r, lambda z: z, TINY, mpf("0.0295"), 3),  # in double lanes
+    "pow_exp_f32": ("f64", exp_q, lambda r: r * r, -LN2_2, LN2_2 + TINY, 5),
+    "sin_f32": ("f64", sin_s, lambda z: z, TINY, QUARTER, 2),
+    "cos_f32": ("f64", cos_c, lambda z: z**2, TINY, QUARTER, 2),
+    "sin_f64": ("f64", sin_s, lambda z: z, TINY, QUARTER, 5),
+    "cos_f64": ("f64", cos_c, lambda z: z**2, TINY, QUARTER, 5),
 }
 
 
 def main(names):
     for name in names or PLANS:
-        kind, g, w, a, b, n, m = PLANS[name]
-        p, q = remez(g, w, a, b, n, m)
-        exact = worst(g, w, a, b, p, q)
-        p, q = rounded(p, kind), rounded(q, kind)
-        print(f"{name}: 2^{exact:.1f}, rounded 2^{worst(g, w, a, b, p, q):.1f}")
-        for label, c in (("p", p), ("q", q))[: 2 if m else 1]:
-            print(f"  {label}: " + ", ".join(literal(k, kind) for k in c))
+        kind, g, w, a, b, n = PLANS[name]
+        p = remez(g, w, a, b, n)
+        exact = worst(g, w, a, b, p)
+        p = rounded(p, kind)
+        print(f"{name}: 2^{exact:.1f}, rounded 2^{worst(g, w, a, b, p):.1f}")
+        print("  " + ", ".join(literal(k, kind) for k in p))
 
 
 if __name__ == "__main__":

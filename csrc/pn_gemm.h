@@ -1,0 +1,41 @@
+/* pn_gemm.h: the one door for matrix products.
+ *
+ *     C[b] = act( A[b] B[b]  (+ C[b])  + bias[b] + res[b] )
+ *
+ * A is m x k, B is k x n, all others are m x n; b runs over up to PN_GEMM_BATCH batch dimensions.
+ * Every operand has a row, a column and a stride per batch dimension, in elements: any value for what
+ * is read (0 broadcasts, negative walks back), distinct elements for C, which overlaps no operand.
+ * A bias per column has rs = 0, one per row has cs = 0. k == 0 gives act(bias + ...).
+ */
+#ifndef PN_GEMM_H
+#define PN_GEMM_H
+
+#include "pn_kernel.h"
+
+#define PN_GEMM_BATCH (PN_MAXDIM - 2)
+
+typedef struct pn_mat {
+    T *p;                      /* the first element; a bias or res that is absent is all zeros */
+    int64_t rs, cs;            /* from row to row, from column to column */
+    int64_t bs[PN_GEMM_BATCH]; /* from one place of a batch dimension to the next */
+} pn_mat;
+
+typedef struct pn_gemm_args {
+    int64_t m, n, k;
+    pn_mat a, b, c, bias, res;
+    int accumulate; /* add to what C holds */
+    int relu;       /* act = max(x, 0), NaN stays */
+    /* Any other activation: replaces x[0..n) by act(x), element by element, whatever the place. */
+    void (*act)(T *x, int64_t n);
+    int n_batch;
+    int64_t batch[PN_GEMM_BATCH];
+} pn_gemm_args;
+
+/* The value of an element depends on its row of A, its column of B, what is added, and k alone. */
+void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch);
+
+/* Bytes of scratch for this product, often 0; it holds while the number of threads and
+ * PYNN_CHUNK_DIV stay as they are. Only the pointers of g may still be missing. */
+int64_t PN_NAME(gemm_scratch)(const pn_gemm_args *g);
+
+#endif

@@ -1,0 +1,246 @@
+"""Flips one sign per kernel in a scratch copy of the tree: the tests of the kernel's op must fail.
+
+    python tests/mutants.py [--kernel NAME]... [--limit N] [--tests PATH]... [--list]
+
+Where a kernel has no sign, a comparison is turned round, or its result negated. Exits with 1 where a
+mutant survives. The copy stays in build/mutants, so that the next run compiles only what changed.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+COPY = ROOT / "build" / "mutants"
+ENV = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+TIMEOUT = 900  # a mutant that hangs is a mutant noticed
+
+
+class Kernel(NamedTuple):
+    stem: str
+    name: str
+
+    @property
+    def op(self):
+        return re.sub(r"_(fwd|bwd|step)\w*$", "", self.name)
+
+
+class Mutant(NamedTuple):
+    start: int
+    end: int
+    text: str
+
+
+def kernels():
+    table = (ROOT / "csrc" / "kernels.inc").read_text()
+    return [Kernel(*m) for m in re.findall(r"^PN_KERNEL\((\w+),\s*(\w+),", table, re.M)]
+
+
+# ---- where a kernel's text is -----------------------------------------------------------------------
+
+
+def blank(text):
+    """The text with comments, strings and preprocessor lines as spaces, at the same places."""
+
+    def spaces(m):
+        return re.sub(r"[^\n]", " ", m.group())
+
+    text = re.sub(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"', spaces, text, flags=re.S)
+    return re.sub(r"^[ \t]*#(?!define)(?:[^\n]*\\\n)*[^\n]*", spaces, text, flags=re.M)
+
+
+def closing(text, at):
+    """The place after the bracket that closes the one at `at`."""
+    pairs = {"(": ")", "{": "}", "[": "]"}
+    depth, inner, outer = 0, text[at], pairs[text[at]]
+    for i in range(at, len(text)):
+        depth += (text[i] == inner) - (text[i] == outer)
+        if depth == 0:
+            return i + 1
+    return len(text)
+
+
+def definition(text, pattern):
+    """(start, end) of the bodies or macro calls that begin with the pattern, which ends at a '('."""
+    found = []
+    for m in re.finditer(pattern, text, re.M):
+        end = closing(text, m.end() - 1)
+        body = re.compile(r"\s*\{").match(text, end)
+        if body:
+            found.append((end, closing(text, body.end() - 1)))
+        elif not re.compile(r"\s*;").match(text, end):  # a declaration only
+            found.append((m.end() - 1, end))
+    return found
+
+
+def regions(text, kernel):
+    """The kernel's own text, then that of the helpers of the same file that it names."""
+    own = definition(text, rf"^\s*[A-Z]\w*\((?=\s*{kernel.name}\b)")
+    yield from own
+    # a macro's table line may name the op alone: BLOCK(accumulate, ...) for accumulate_step
+    yield from definition(text, rf"^\s*[A-Z]\w*\((?=\s*{kernel.op}\b)")
+    seen, queue = set(), [text[a:b] for a, b in own]
+    while queue:
+        for word in dict.fromkeys(re.findall(r"\b[A-Za-z_]\w*", queue.pop(0))):
+            if word not in seen:
+                seen.add(word)
+                for a, b in definition(text, rf"^(?:static|PN_INLINE)\b[^;{{}}()]*\b{word}\("):
+                    yield a, b
+                    queue.append(text[a:b])
+
+
+# ---- what can be flipped ------------------------------------------------------------------------------
+
+
+def excluded(text, start, end):
+    """Spans whose signs are not arithmetic of values: indices, loop heads, integers, addresses."""
+    spans = []
+    for m in re.finditer(r"\[|\b(?:for|while|sizeof|pn_load\w*|pn_store\w*|mem\w+)\s*\(", text[start:end]):
+        a = start + m.end() - 1
+        spans.append((a, closing(text, a)))
+    for m in re.finditer(r"\b(?:int|int\d+_t|size_t|char|T \*|const T \*)\b[^;{}]*;", text[start:end]):
+        spans.append((start + m.start(), start + m.end()))
+    return spans
+
+
+def sites(text, start, end):
+    """Mutants of the text between start and end, the most telling ones first."""
+    skip = excluded(text, start, end)
+    rules = (
+        (r"(?<=[\w)\].]) ?(\+|-)=?(?![+\->=]) ?(?=[\w(.])(?<![eE][+-])", {"+": "-", "-": "+"}),
+        (r"(?<=, )([+-])(?=,)", {"+": "-", "-": "+"}),  # an operator as a macro's argument
+        (r"(?<=[=(?:,] )(-)(?=[\w(])|(?<=\()(-)(?=[\w(])", {"-": "+"}),
+        (r"\b(pn_fma|pn_fnma)(?=\()", {"pn_fma": "pn_fnma", "pn_fnma": "pn_fma"}),
+        (r" (<=?|>=?|==|!=|&&|\|\|) ", {"<": ">", ">": "<", "<=": ">", ">=": "<", "==": "!=", "!=": "==",
+                                         "&&": "||", "||": "&&"}),
+        (r"= (!)(?=\w)", {"!": "!!"}),
+        (r"[;{},]\s*\*?\w+(?:\[[^\]\n]*\])? = ()(?=[\w(])", {"": "-"}),
+    )  # fmt: skip
+    for pattern, flip in rules:
+        for m in re.compile(pattern).finditer(text, start, end):
+            group = m.lastindex
+            at, old = m.start(group), m.group(group)
+            if not any(a <= at < b for a, b in skip):
+                yield Mutant(at, m.end(group), flip[old])
+
+
+def mutants(source, kernel):
+    text = blank(source)
+    seen = set()
+    for start, end in regions(text, kernel):
+        for mutant in sites(text, start, end):
+            if mutant not in seen:
+                seen.add(mutant)
+                yield mutant
+
+
+# ---- the scratch copy -----------------------------------------------------------------------------------
+
+
+def sync():
+    """Brings the copy up to date; files that are the same keep their time, so nothing is rebuilt for them."""
+    skip = shutil.ignore_patterns(
+        ".git", ".venv*", "mutants", "asan", "aarch64", "wheel", "dist", "__pycache__", ".*_cache"
+    )
+    if not COPY.exists():
+        shutil.copytree(ROOT, COPY, symlinks=True, ignore=skip)
+        return
+    for folder in ("csrc", "pynn", "tests"):
+        for old in (COPY / folder).rglob("*"):
+            built = old.suffix == ".so" or (old.suffix == ".c" and folder == "pynn")
+            if old.is_file() and not built and not (ROOT / old.relative_to(COPY)).exists():
+                old.unlink()
+    files = [ROOT / f for f in ("setup.py", "pyproject.toml", "README.md", "LICENSE")]
+    for folder in ("csrc", "pynn", "tests"):
+        files += [f for f in (ROOT / folder).rglob("*") if f.suffix not in (".so", ".pyc") and f.is_file()]
+    for f in files:
+        to = COPY / f.relative_to(ROOT)
+        if f.exists() and not (to.exists() and to.read_bytes() == f.read_bytes()):
+            to.parent.mkdir(parents=True, exist_ok=True)
+            to.write_bytes(f.read_bytes())
+
+
+def build():
+    """The compiler's last words, or None where it succeeded. Warnings do not count: a mutant may have some."""
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    env = {k: v for k, v in ENV.items() if k != "PYNN_WERROR"}
+    run = subprocess.run(command, cwd=COPY, env=env, capture_output=True, text=True)
+    return run.stderr[-2000:] if run.returncode else None
+
+
+def tests_fail(paths, ops):
+    """(whether the ops' tests fail, the line that says so)."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *paths, "-k", " or ".join(ops)]
+    try:
+        run = subprocess.run(command, cwd=COPY, env=ENV, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return True, "timed out"
+    lines = run.stdout.strip().splitlines() or [run.stderr.strip()[-200:]]
+    if run.returncode == 5:
+        return False, "no test has the op's name"
+    return run.returncode != 0, next((x for x in lines if x.startswith(("FAILED", "ERROR"))), lines[-1])
+
+
+def try_kernel(kernel, tests):
+    """'caught', 'survived' or 'no site', and why."""
+    file = COPY / "csrc" / "ops" / f"{kernel.stem}.c"
+    source = file.read_text()
+    why = "nothing to flip"
+    for mutant in mutants(source, kernel):
+        line = source.count("\n", 0, mutant.start) + 1
+        file.write_text(source[: mutant.start] + mutant.text + source[mutant.end :])
+        try:
+            if why := build():
+                continue
+            caught, note = tests_fail(tests, [kernel.op])
+        finally:
+            file.write_text(source)  # with a new time: the mutant's objects are stale
+        flip = f"line {line}: {source[mutant.start : mutant.end] or '(nothing)'} -> {mutant.text}"
+        return ("caught" if caught else "survived"), f"{flip}; {note}"
+    return "no site", why.strip().splitlines()[-1]
+
+
+def options():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--kernel", action="append", help="only this kernel (may be given more than once)")
+    p.add_argument("--limit", type=int, help="only the first N kernels")
+    p.add_argument("--tests", action="append", help="test files (default: tests/test_ops*.py)")
+    p.add_argument("--list", action="store_true", help="show the first flip of each kernel and stop")
+    return p.parse_args()
+
+
+def main():
+    opt = options()
+    chosen = [k for k in kernels() if not opt.kernel or k.name in opt.kernel][: opt.limit]
+    if not chosen:
+        sys.exit("mutants: no such kernel")
+    if opt.list:
+        for k in chosen:
+            source = (ROOT / "csrc" / "ops" / f"{k.stem}.c").read_text()
+            m = next(mutants(source, k), None)
+            line = source.count("\n", 0, m.start) if m else 0
+            print(f"{k.name:24}", f"{line + 1}: {source.splitlines()[line].strip()} [{m.text}]" if m else "no site")
+        return
+    tests = opt.tests or sorted(str(f.relative_to(ROOT)) for f in (ROOT / "tests").glob("test_ops*.py"))
+    sync()
+    if error := build():
+        sys.exit(f"mutants: the tree does not build\n{error}")
+    failed, note = tests_fail(tests, [k.op for k in chosen])
+    if failed or "no test" in note:
+        sys.exit(f"mutants: the tests must pass, and exist, before a flip means anything: {note}")
+    count = {"caught": 0, "survived": 0, "no site": 0}
+    for k in chosen:
+        verdict, note = try_kernel(k, tests)
+        count[verdict] += 1
+        print(f"{verdict:8} {k.stem}/{k.name}: {note}", flush=True)
+    print(", ".join(f"{n} {verdict}" for verdict, n in count.items()))
+    sys.exit(1 if count["survived"] else 0)
+
+
+if __name__ == "__main__":
+    main()
