@@ -30,7 +30,7 @@ LEVELS = (
     if X86
     else {"neon": []}
 )
-KINDS = {"FLOATS": ["f32", "f64"], "NUMBERS": ["f32", "f64", "i64"], "ANY": ["any"]}
+KINDS = {"FLOATS": ["f32", "f64"], "NUMBERS": ["f32", "f64", "i64"], "BOOLS": ["i64"], "ANY": ["any"]}
 SHARED = {"pn_gemm": ["f32", "f64"]}  # what several kernels call, in the same forms
 ONCE = ["cpu", "table", "pn_par", "pn_alloc"]
 CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra".split()
@@ -39,7 +39,7 @@ CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hi
 def forms():
     """{stem: the dtypes that its kernels come in}, from kernels.inc."""
     stems = {}
-    for stem, kind in re.findall(r"^PN_KERNEL\((\w+), \w+, (\w+),", (CSRC / "kernels.inc").read_text(), re.M):
+    for stem, kind in re.findall(r"^PN_KERNEL\((\w+),\s*\w+,\s*(\w+),", (CSRC / "kernels.inc").read_text(), re.M):
         stems[stem] = sorted(set(stems.get(stem, [])) | set(KINDS[kind]))
     return stems
 

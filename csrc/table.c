@@ -37,6 +37,7 @@ enum { F32, F64, INT, N_FORM }; /* the forms of a kernel */
 #define ARGS (pn_call *)
 #define FLOATS(name) DECLARE(void, name, f32) DECLARE(void, name, f64)
 #define NUMBERS(name) FLOATS(name) DECLARE(void, name, i64)
+#define BOOLS(name) DECLARE(void, name, i64)
 #define ANY(name) DECLARE(void, name, any)
 #define PN_KERNEL(stem, name, kinds, ins, outs, pars) kinds(name)
 #define PN_SCRATCH(name, kinds)
@@ -48,6 +49,7 @@ enum { F32, F64, INT, N_FORM }; /* the forms of a kernel */
 #define PN_KERNEL(stem, name, kinds, ins, outs, pars)
 #undef FLOATS
 #undef NUMBERS
+#undef BOOLS
 #undef ANY
 #define FLOATS(name) DECLARE(int64_t, name, f32) DECLARE(int64_t, name, f64)
 #define NUMBERS(name) FLOATS(name) DECLARE(int64_t, name, i64)
@@ -58,11 +60,13 @@ enum { F32, F64, INT, N_FORM }; /* the forms of a kernel */
 #undef PN_SCRATCH
 #undef FLOATS
 #undef NUMBERS
+#undef BOOLS
 #undef ANY
 
 /* the rows */
 #define FLOATS(name) {ROW(name, f32), ROW(name, f64), NONE}
 #define NUMBERS(name) {ROW(name, f32), ROW(name, f64), ROW(name, i64)}
+#define BOOLS(name) {NONE, NONE, ROW(name, i64)}
 #define ANY(name) {ROW(name, any), ROW(name, any), ROW(name, any)}
 
 static const struct {
@@ -118,8 +122,12 @@ const pn_kernel_info *pn_kernel(int id) { return &kernels[id].info; }
 pn_fn pn_kernel_fn(int id, int dtype) { return kernels[id].fn[form_of(dtype)][pn_isa()]; }
 
 pn_scratch_fn pn_kernel_scratch(int id, int dtype) {
-    for (int i = 0; scratches[i].name; i++)
-        if (same(scratches[i].name, kernels[id].info.name))
-            return scratches[i].fn[form_of(dtype)][pn_isa()];
-    return NULL;
+    /* 1 + the place in scratches, found once; every thread that races here writes the same */
+    static _Atomic int16_t place[sizeof kernels / sizeof kernels[0]];
+    int at = atomic_load_explicit(&place[id], memory_order_relaxed);
+    if (at == 0) {
+        while (scratches[at].name && !same(scratches[at].name, kernels[id].info.name)) at++;
+        atomic_store_explicit(&place[id], (int16_t)++at, memory_order_relaxed);
+    }
+    return scratches[at - 1].name ? scratches[at - 1].fn[form_of(dtype)][pn_isa()] : NULL;
 }

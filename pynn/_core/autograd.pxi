@@ -93,6 +93,9 @@ cdef class Node:
             self.hooks = {}
         self.hooks.setdefault(k, []).append(fn)
 
+    def _remove_hook(self, int k, fn):
+        self.hooks[k].remove(fn)
+
     def __repr__(self):
         return f"<{self.op.name} node>"
 

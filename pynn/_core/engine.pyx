@@ -6,11 +6,13 @@ see the pn_call of csrc/pn.h.
 """
 cimport cython
 cimport numpy as cnp
-from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_INCREF, Py_XDECREF
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
+
+import weakref
 
 import numpy as np
 
@@ -80,9 +82,11 @@ cdef extern from *:
     static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
     static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
     #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
+    #define tensor_new(type, args) (((PyTypeObject *)(type))->tp_new((PyTypeObject *)(type), args, NULL))
     """
     int pn_grad_off, pn_free_depth, pn_anomaly
     bint pn_mul_overflow(int64_t a, int64_t b, int64_t *r) nogil
+    object tensor_new(object type, tuple args)
 
 include "storage.pxi"
 include "tensor.pxi"

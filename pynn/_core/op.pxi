@@ -40,6 +40,7 @@ cdef class OpBase:
     cdef int n_term
     cdef Term[MAX_TERM] term
     cdef readonly dict defaults
+    cdef tuple required             # parameters without a default
     cdef readonly object shape_fn, dtype_fn, py_kernel, vjp, formula
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
@@ -47,6 +48,7 @@ cdef class OpBase:
     def _set_name(self, str name, dict defaults):
         self.name = name
         self.defaults = defaults
+        self.required = tuple([k for k, v in defaults.items() if isinstance(v, type)])
         self.kernel_id = -1
         self.promote = True
 
@@ -117,6 +119,9 @@ cdef class OpBase:
 cdef dict merged(OpBase op, dict params):
     """params over the entry's defaults; an unknown name raises."""
     cdef dict p
+    for k in op.required:
+        if k not in params:
+            raise TypeError(f"{op.name}: missing argument '{k}'")
     if not params:
         return op.defaults
     p = op.defaults.copy()

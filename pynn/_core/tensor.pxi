@@ -12,7 +12,7 @@ def set_tensor_type(cls):
 
 cdef inline TensorBase blank():
     """A tensor without storage yet."""
-    return <TensorBase>((<PyTypeObject *>TensorType).tp_new(TensorType, _no_args, NULL))
+    return <TensorBase>tensor_new(TensorType, _no_args)
 
 
 cdef inline int64_t size_of(const pn_array *a) noexcept nogil:
@@ -413,3 +413,25 @@ cdef int check_writable(TensorBase x, str what) except -1:
     if x.storage.readonly:
         raise ValueError(f"{what}: the tensor's memory is read-only")
     return 0
+
+
+def read_view(TensorBase x):
+    """A read-only NumPy array on x's memory."""
+    return to_numpy(x, False)
+
+
+def output_index(TensorBase x):
+    """Which output of its node x is."""
+    return x.out_idx
+
+
+def retain_grad(TensorBase x):
+    """Lets walks leave x's gradient in x.grad, as long as x lives."""
+    ref = weakref.ref(x)
+
+    def keep(g):
+        t = ref()
+        if t is not None:
+            t.grad = g if t.grad is None else core_op(OP_ADD)(t.grad, g)
+
+    x.node._add_hook(x.out_idx, keep)

@@ -1,0 +1,152 @@
+/* copy.c: y = x between any dtypes and strides, and its relatives.
+ *
+ * copy     y[i] = x[i], converted
+ * zeros    y[i] = 0
+ * unslice  y = 0; y[begin + i*step] = x[i]: the adjoint of slicing. place[2,ndim] = begin, step
+ *
+ * The dimensions are merged as in pn_each.h; a row is copied whole where it is contiguous.
+ * A float out of an integer's range becomes the nearest integer that fits, NaN becomes 0.
+ */
+#include <string.h>
+
+#include "pn_kernel.h"
+
+#if PN_KIND == PN_any
+
+#define CHUNK 32768
+
+typedef struct nest {
+    int ndim, from, to;
+    int64_t shape[PN_MAXDIM], xs[PN_MAXDIM], ys[PN_MAXDIM], total, grain;
+    const char *x;
+    char *y;
+} nest;
+
+static const int8_t itemsize[PN_NDTYPE] = {4, 8, 8, 4, 1, 1};
+
+static nest merged(const pn_array *x, const pn_array *y) {
+    nest t = {.from = x->dtype, .to = y->dtype, .total = 1, .x = x->data, .y = y->data};
+    int order[PN_MAXDIM], n = 0;
+    for (int d = 0; d < y->ndim; d++)
+        if (y->shape[d] != 1) order[n++] = d;
+    for (int i = 1; i < n; i++) /* in the order of y's memory */
+        for (int j = i; j > 0 && y->strides[order[j - 1]] < y->strides[order[j]]; j--) {
+            int d = order[j];
+            order[j] = order[j - 1], order[j - 1] = d;
+        }
+    for (int i = 0; i < n; i++) {
+        int d = order[i];
+        int64_t size = y->shape[d];
+        if (t.ndim > 0 && t.xs[t.ndim - 1] == x->strides[d] * size && t.ys[t.ndim - 1] == y->strides[d] * size)
+            t.ndim--;
+        else
+            t.shape[t.ndim] = 1;
+        t.shape[t.ndim] *= size;
+        t.xs[t.ndim] = x->strides[d], t.ys[t.ndim] = y->strides[d];
+        t.ndim++;
+        t.total *= size;
+    }
+    if (t.ndim == 0) t.ndim = 1, t.shape[0] = 1, t.xs[0] = t.ys[0] = 1;
+    return t;
+}
+
+/* a float as an integer type, saturating */
+#define SAT(name, type, from, lo, hi)                                                              \
+    static inline type name(from v) {                                                              \
+        return v >= (from)(hi) ? (type)(hi) : v > (from)(lo) ? (type)v : v != v ? 0 : (type)(lo);  \
+    }
+SAT(f32_i64, int64_t, float, INT64_MIN, INT64_MAX)
+SAT(f64_i64, int64_t, double, INT64_MIN, INT64_MAX)
+SAT(f32_i32, int32_t, float, INT32_MIN, INT32_MAX)
+SAT(f64_i32, int32_t, double, INT32_MIN, INT32_MAX)
+SAT(f32_u8, uint8_t, float, 0, UINT8_MAX)
+SAT(f64_u8, uint8_t, double, 0, UINT8_MAX)
+
+#define LOOP(from, to, expr)                                                                       \
+    {                                                                                              \
+        const from *x = xp;                                                                        \
+        to *y = yp;                                                                                \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            from v = x[i * xs];                                                                    \
+            y[i * ys] = expr;                                                                      \
+        }                                                                                          \
+        break;                                                                                     \
+    }
+#define TO(from, f_i64, f_i32, f_u8)                                                               \
+    switch (to) {                                                                                  \
+    case PN_F32: LOOP(from, float, (float)v)                                                       \
+    case PN_F64: LOOP(from, double, (double)v)                                                     \
+    case PN_I64: LOOP(from, int64_t, f_i64(v))                                                     \
+    case PN_I32: LOOP(from, int32_t, f_i32(v))                                                     \
+    case PN_U8: LOOP(from, uint8_t, f_u8(v))                                                       \
+    case PN_BOOL: LOOP(from, uint8_t, v != 0)                                                      \
+    }                                                                                              \
+    break;
+#define PLAIN(v) (v)
+
+static void row(int from, int to, const void *xp, int64_t xs, void *yp, int64_t ys, int64_t n) {
+    if (from == to && xs == 1 && ys == 1) {
+        memcpy(yp, xp, (size_t)(n * itemsize[to]));
+        return;
+    }
+    switch (from) {
+    case PN_F32: TO(float, f32_i64, f32_i32, f32_u8)
+    case PN_F64: TO(double, f64_i64, f64_i32, f64_u8)
+    case PN_I64: TO(int64_t, PLAIN, PLAIN, PLAIN)
+    case PN_I32: TO(int32_t, PLAIN, PLAIN, PLAIN)
+    default: TO(uint8_t, PLAIN, PLAIN, PLAIN)
+    }
+}
+
+static void copy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const nest *t = arg;
+    int last = t->ndim - 1;
+    int64_t lo = chunk * t->grain, hi = pn_min(t->total, lo + t->grain);
+    (void)c, (void)worker;
+    while (lo < hi) {
+        int64_t rest = lo, x = 0, y = 0, n = pn_min(hi - lo, t->shape[last] - lo % t->shape[last]);
+        for (int d = last; d >= 0; d--) {
+            x += rest % t->shape[d] * t->xs[d], y += rest % t->shape[d] * t->ys[d];
+            rest /= t->shape[d];
+        }
+        row(t->from, t->to, t->x + x * itemsize[t->from], t->xs[last], t->y + y * itemsize[t->to], t->ys[last], n);
+        lo += n;
+    }
+}
+
+static void copy(pn_call *c, const pn_array *x, const pn_array *y) {
+    nest t = merged(x, y);
+    t.grain = pn_grain(CHUNK);
+    pn_for(c, pn_ceil_div(t.total, t.grain), copy_chunk, &t);
+}
+
+PN_FN(copy_fwd) { copy(c, ARG(copy_fwd, x), ARG(copy_fwd, y)); }
+
+static void zero(pn_call *c, const pn_array *y) {
+    static const double nought = 0; /* all bits zero: the 0 of every dtype */
+    pn_array x = *y;
+    x.data = (void *)&nought;
+    for (int d = 0; d < x.ndim; d++) x.strides[d] = 0;
+    copy(c, &x, y);
+}
+
+PN_FN(zeros_fwd) { zero(c, ARG(zeros_fwd, y)); }
+
+PN_FN(unslice_fwd) {
+    const pn_array *x = ARG(unslice_fwd, x), *place = ARG(unslice_fwd, place), *y = ARG(unslice_fwd, y);
+    pn_array part = *y;
+    const int64_t *p = place->data;
+    int64_t off = 0;
+    for (int d = 0; d < y->ndim; d++) {
+        int64_t begin = p[d * place->strides[1]], step = p[place->strides[0] + d * place->strides[1]];
+        off += begin * y->strides[d];
+        part.shape[d] = x->shape[d];
+        part.strides[d] = y->strides[d] * step;
+    }
+    zero(c, y);
+    if (pn_size(x) == 0) return;
+    part.data = (char *)y->data + off * itemsize[y->dtype];
+    copy(c, x, &part);
+}
+
+#endif
