@@ -51,20 +51,18 @@ asan: $(VENV)/.test  ## the op tests under AddressSanitizer and UndefinedBehavio
 	cd build/asan && $(ASAN_RUN) -m pytest $(abspath $(OP_TESTS)) -q -p no:cacheprovider $(ARGS)
 
 # The wheel is made from the sdist, which proves that the sdist is complete.
-wheel: $(VENV)/.build  ## sdist and wheel into dist/, both tried in clean environments
-	rm -rf dist build/wheel
-	mkdir -p dist build/wheel
+wheel: $(VENV)/.build  ## sdist and wheel into dist/, tried outside of the tree with and without SciPy
+	rm -rf dist && mkdir dist
 	$(PY) -c "from setuptools import build_meta; build_meta.build_sdist('dist')"
 	$(PY) -m pip wheel -q --no-deps --no-build-isolation -w dist dist/*.tar.gz
 	ls -l dist
-	cp tests/wheel_smoke.py build/wheel
-	$(PYTHON) -m venv build/wheel/full
-	build/wheel/full/bin/python -m pip install -q dist/*.whl
-	cd build/wheel && full/bin/python -I wheel_smoke.py
-	$(PYTHON) -m venv build/wheel/bare
-	build/wheel/bare/bin/python -m pip install -q --no-deps dist/*.whl
-	build/wheel/bare/bin/python -m pip install -q numpy tqdm safetensors
-	cd build/wheel && bare/bin/python -I wheel_smoke.py --without-scipy
+	set -e; away=$$(mktemp -d); trap 'rm -rf "$$away"' EXIT; \
+	cp tests/wheel_smoke.py dist/*.whl "$$away"; cd "$$away"; \
+	$(abspath $(PY)) -m venv full; full/bin/python -m pip install -q *.whl; \
+	full/bin/python -I wheel_smoke.py; \
+	$(abspath $(PY)) -m venv bare; bare/bin/python -m pip install -q numpy tqdm safetensors; \
+	bare/bin/python -m pip install -q --no-deps *.whl; \
+	bare/bin/python -I wheel_smoke.py --without-scipy
 
 clean:  ## remove what was built; .venv stays
 	rm -rf build dist *.egg-info pynn/_core/*.c pynn/_core/*.so .pytest_cache .ruff_cache .hypothesis
