@@ -1,7 +1,8 @@
 """Builds pynn._core: the kernels once per ISA level and dtype, each with an output folder of its own.
 
 Environment: PYNN_WERROR=1 makes warnings errors; PYNN_SANITIZE=address,undefined instruments the C;
-PYNN_NO_OPENMP=1 builds the thread team on plain pthreads.
+PYNN_NO_OPENMP=1 builds the thread team on plain pthreads; PYNN_NO_EXT=1 packs Python alone, around an
+extension that is built already.
 """
 
 import os
@@ -18,7 +19,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent.resolve()
-CSRC = ROOT / "csrc"
+CSRC = Path("csrc")  # relative to ROOT, so that a copied tree can go on with the objects of the first
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = (
     {
@@ -39,7 +40,7 @@ CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hi
 def forms():
     """{stem: the dtypes that its kernels come in}, from kernels.inc."""
     stems = {}
-    for stem, kind in re.findall(r"^PN_KERNEL\((\w+),\s*\w+,\s*(\w+),", (CSRC / "kernels.inc").read_text(), re.M):
+    for stem, kind in re.findall(r"^PN_KERNEL\((\w+),\s*\w+,\s*(\w+),", (ROOT / CSRC / "kernels.inc").read_text(), re.M):
         stems[stem] = sorted(set(stems.get(stem, [])) | set(KINDS[kind]))
     return stems
 
@@ -80,15 +81,15 @@ class BuildExt(build_ext):
         if sanitize := os.environ.get("PYNN_SANITIZE"):
             flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-fno-sanitize-recover=undefined"]
             link.append(f"-fsanitize={sanitize}")
-        build = Path(self.build_temp).resolve() / "csrc"
+        build = Path(os.path.relpath(self.build_temp, ROOT)) / "csrc"
 
         def compile_one(unit):
             source, obj, own = unit
-            obj.parent.mkdir(parents=True, exist_ok=True)
+            (ROOT / obj.parent).mkdir(parents=True, exist_ok=True)
             command = [*cc, *flags, *own, "-MMD", "-c", str(source), "-o", str(obj)]
             text = " ".join(command)
             if stale(obj, text):
-                run = subprocess.run(command, capture_output=True, text=True)
+                run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
                 if run.returncode:
                     raise RuntimeError(f"{text}\n{run.stderr}")
                 sys.stderr.write(run.stderr)
@@ -112,7 +113,7 @@ core = Extension(
 )
 
 setup(
-    ext_modules=cythonize(
+    ext_modules=[] if os.environ.get("PYNN_NO_EXT") else cythonize(
         [core],
         language_level=3,
         compiler_directives={

@@ -84,10 +84,10 @@ class Tensor(_core.TensorBase):
         return OPS.pow(other, self)
 
     def __matmul__(self, other):
-        return OPS.matmul(self, other)
+        return FUNCTIONS["matmul"](self, other)
 
     def __rmatmul__(self, other):
-        return OPS.matmul(other, self)
+        return FUNCTIONS["matmul"](tensor(other), self)
 
     def __neg__(self):
         return OPS.neg(self)
