@@ -49,7 +49,8 @@
 #endif
 
 enum {
-    SPIN_NS = 4000,         /* a waiting thread burns no more than this */
+    SPIN_NS = 4000,         /* a member without work keeps its core from others no longer than this */
+    JOIN_NS = 30000,        /* the owner waits awake for the last member: to be woken costs 20-40 us */
     HOT_NS = 2000000,       /* a member under pn_hot: a forgotten pn_hot(1) costs 2 ms a region */
     GATHER_NS = 50000000,   /* with PYNN_CHUNK_DIV: wait so long for the members to come */
     STOP_NS = 200000000,    /* pn_team_stop: wait so long for the owner, for exit must not hang */
@@ -446,7 +447,7 @@ static void close_gate(void) {
             if (!(atomic_load_explicit(&team.gate, memory_order_acquire) & INSIDE)) return;
             relax();
         }
-    } while (now() - since < SPIN_NS);
+    } while (now() - since < JOIN_NS);
     for (;;) {
         uint32_t left = atomic_load(&team.left);
         if (!(atomic_fetch_or(&team.gate, WAITED) & INSIDE)) return;
