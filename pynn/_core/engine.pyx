@@ -82,11 +82,11 @@ cdef extern from *:
     static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
     static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
     #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
-    #define tensor_new(type, args) (((PyTypeObject *)(type))->tp_new((PyTypeObject *)(type), args, NULL))
+    #define tensor_new(base, type, args) (((PyTypeObject *)(base))->tp_new((PyTypeObject *)(type), args, NULL))
     """
     int pn_grad_off, pn_free_depth, pn_anomaly
     bint pn_mul_overflow(int64_t a, int64_t b, int64_t *r) nogil
-    object tensor_new(object type, tuple args)
+    object tensor_new(object base, object type, tuple args)
 
 include "storage.pxi"
 include "tensor.pxi"
