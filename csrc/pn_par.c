@@ -206,6 +206,7 @@ static int over_budget(int place) {
 static int64_t take_chunks(int worker, int place) {
     const region r = team.r;
     int64_t done = 0, i;
+    if (r.c->n_worker && worker >= r.c->n_worker) return 0; /* the team has grown since */
     while ((i = atomic_fetch_add_explicit(&team.next, 1, RELAXED)) < r.n) {
         while (atomic_load_explicit(&team.hold, RELAXED)) sched_yield();
         r.body(r.c, r.arg, i, worker);

@@ -37,7 +37,7 @@ cdef extern from "pn.h" nogil:
     ctypedef struct pn_call:
         pn_array *arg
         const pn_value *par
-        int32_t n_arg, lock
+        int32_t n_arg, lock, n_worker
         pn_error err
     ctypedef void (*pn_fn)(pn_call *) noexcept nogil
     ctypedef int64_t (*pn_scratch_fn)(const pn_call *) noexcept nogil
