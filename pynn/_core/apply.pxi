@@ -169,7 +169,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef object v
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
-    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_F32)
+    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_I64)  # bools and indices alone
     if fn == NULL:
         raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype] if dtype >= 0 else 'none'}")
     for k in range(len(op.par_names)):
@@ -377,3 +377,17 @@ cdef TensorBase list_member(OpBase op, TensorBase head, TensorBase t, bint writt
     copy_into(&t.a, &copy.a)
     held.append(copy)
     return copy
+
+
+def flops_of(OpBase op, tuple xs, int64_t n_out):
+    """The entry's flops for a call on tensors xs whose first output has n_out elements."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
+    cdef int k
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
+        else:
+            arr[k] = (<TensorBase>xs[k]).a
+    match_inputs(op, arr, None, &dims)
+    return count_flops(op, &dims, n_out)
