@@ -216,8 +216,8 @@ PN_INLINE V pn_sin(V x) { return pn_select(pn_abs(x) < pn_set1(0x1p-30), x, pn_s
 /* 0.8 ULP. */
 PN_INLINE V pn_cos(V x) { return pn_sincos(x, 1, cos); }
 
-/* x^y by libm, lane by lane, as y log x would need log x to 64 bits. 0.51 ULP with glibc. Subnormals
- * are made zeros here, as libm may read their bits. */
+/* x^y by libm, lane by lane, as y log x would need log x to 64 bits. 0.51 ULP with glibc.
+ * Subnormals are made zeros here, as libm may read their bits. */
 PN_INLINE V pn_pow(V x, V y) {
     V least = pn_set1(0x1p-1022);
     x = pn_select(pn_abs(x) < least, pn_copysign((V){0}, x), x);

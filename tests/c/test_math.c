@@ -213,11 +213,11 @@ static void test_fma(void) {
 static double sigmoid_ref(double x) { return 1 / (1 + exp(-x)); }
 static double softplus_ref(double x) { return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
 
+/* clang-format off */
 #define FUNCTIONS(F)                                                                               \
-    F(exp, exp)                                                                                    \
-    F(expm1, expm1)                                                                                \
-    F(log, log) F(log1p, log1p) F(tanh, tanh) F(sigmoid, sigmoid_ref) F(erf, erf)                  \
-        F(softplus, softplus_ref) F(sin, sin) F(cos, cos)
+    F(exp, exp) F(expm1, expm1) F(log, log) F(log1p, log1p) F(tanh, tanh) F(sigmoid, sigmoid_ref)  \
+    F(erf, erf) F(softplus, softplus_ref) F(sin, sin) F(cos, cos)
+/* clang-format on */
 
 /* y[i] = f(x[i]), as a kernel does it: full vectors, then a part. */
 #define RUN(f, ref)                                                                                \
