@@ -208,28 +208,28 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
     if (through) copy(c, g->c.rs, g->c.cs, t.c, NR, 1, mr, nr);
 }
 
-/* Heights differ by one at most: `tall` tiles of `height` + 1 rows, then tiles of `height`. */
-typedef struct tiles {
-    int64_t n, height, tall;
-} tiles;
+/* n parts, as equal as can be: the first `longer` have size + 1 rows, the others size. */
+typedef struct parts {
+    int64_t n, size, longer;
+} parts;
 
-static tiles cut(int64_t m) {
-    int64_t n = (m + MR - 1) / MR;
-    return (tiles){n, m / n, m % n};
+static parts cut(int64_t rows, int64_t most) {
+    int64_t n = rows <= most ? 1 : (rows + most - 1) / most;
+    return n == 1 ? (parts){1, rows, 0} : (parts){n, rows / n, rows % n};
 }
 
 /* The panel at column j. packed: A's tiles, or NULL where A is read in place. */
-static void run_panel(const pn_gemm_args *g, source *s, tiles ts, const T *a, const T *packed, int64_t j, int64_t nr) {
+static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed, int64_t j, int64_t nr) {
     for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.height + (t < ts.tall);
+        mr = ts.size + (t < ts.longer);
         s->a = packed ? packed + t * MR * s->k : a + i * g->a.rs;
         run_tile(g, s, i, mr, j, nr);
     }
 }
 
-static void pack_tiles(const pn_gemm_args *g, const source *s, tiles ts, const T *a, T *packed) {
+static void pack_tiles(const pn_gemm_args *g, const source *s, parts ts, const T *a, T *packed) {
     for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.height + (t < ts.tall);
+        mr = ts.size + (t < ts.longer);
         pack_a(packed + t * MR * s->k, a + i * g->a.rs, g->a.rs, g->a.cs, mr, g->m - i, s->k);
     }
 }
@@ -238,36 +238,6 @@ static void pack_tiles(const pn_gemm_args *g, const source *s, tiles ts, const T
 static int64_t panel_width(int64_t left) {
     if (left <= NR) return left;
     return left < NR + PN_VL ? PN_VL : NR;
-}
-
-/* packed: room for A's tiles in one block of k, or NULL. */
-static void run(const pn_gemm_args *g, T *packed) {
-    T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
-    int64_t blocks = g->k ? (g->k + KC - 1) / KC : 1, k0 = 0;
-    tiles ts = cut(g->m), ks = {blocks, g->k / blocks, g->k % blocks};
-    source s = {.ars = g->a.rs, .acs = g->a.cs};
-    for (int64_t q = 0; q < blocks; q++, k0 += s.k) {
-        const T *a = g->a.p + k0 * g->a.cs;
-        s.k = ks.height + (q < ks.tall);
-        s.first = q == 0;
-        s.last = q == blocks - 1;
-        if (packed) {
-            pack_tiles(g, &s, ts, a, packed);
-            s.ars = g->a.rs != 1 ? s.k : 1;
-            s.acs = g->a.rs != 1 ? 1 : MR;
-        }
-        for (int64_t j = 0, nr; j < g->n; j += nr) {
-            nr = panel_width(g->n - j);
-            s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
-            s.brs = g->b.rs;
-            if (g->b.cs != 1 || nr < PN_VL || g->m > IN_PLACE) {
-                s.brs = (nr + PN_VL - 1) / PN_VL * PN_VL;
-                pack_b(panel, s.brs, s.b, g->b.rs, g->b.cs, nr, s.k);
-                s.b = panel;
-            }
-            run_panel(g, &s, ts, a, packed, j, nr);
-        }
-    }
 }
 
 /* The activation on rows that all blocks of k have gone into. */
@@ -286,6 +256,36 @@ static void activate(const pn_gemm_args *g) {
             copy(c + j * g->c.cs, 0, g->c.cs, buf, NR, 1, 1, n);
         }
     }
+}
+
+/* packed: room for A's tiles in one block of k, or NULL. */
+static void run(const pn_gemm_args *g, T *packed) {
+    T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
+    parts ts = cut(g->m, MR), ks = cut(g->k, KC);
+    source s = {.ars = g->a.rs, .acs = g->a.cs};
+    for (int64_t q = 0, k0 = 0; q < ks.n; q++, k0 += s.k) {
+        const T *a = g->a.p + k0 * g->a.cs;
+        s.k = ks.size + (q < ks.longer);
+        s.first = q == 0;
+        s.last = q == ks.n - 1;
+        if (packed) {
+            pack_tiles(g, &s, ts, a, packed);
+            s.ars = g->a.rs != 1 ? s.k : 1;
+            s.acs = g->a.rs != 1 ? 1 : MR;
+        }
+        for (int64_t j = 0, nr; j < g->n; j += nr) {
+            nr = panel_width(g->n - j);
+            s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
+            s.brs = g->b.rs;
+            if (g->b.cs != 1 || nr < PN_VL || g->m > IN_PLACE) {
+                s.brs = (nr + PN_VL - 1) / PN_VL * PN_VL;
+                pack_b(panel, s.brs, s.b, g->b.rs, g->b.cs, nr, s.k);
+                s.b = panel;
+            }
+            run_panel(g, &s, ts, a, packed, j, nr);
+        }
+    }
+    if (g->act) activate(g);
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
@@ -371,6 +371,10 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *w = arg;
     T *packed = w->a_bytes ? (T *)(w->scratch + worker * w->a_bytes) : NULL;
     (void)c;
+    if (w->units == 1 && !w->g.n_batch) { /* most small products */
+        run(&w->g, packed);
+        return;
+    }
     for (int64_t u = chunk * w->group; u < pn_min(w->units, (chunk + 1) * w->group); u++) {
         pn_gemm_args g = w->g;
         int64_t at = u / (w->rows * w->cols), i = u % w->rows * w->mc, j = u / w->rows % w->cols * w->nc;
@@ -382,7 +386,6 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
         g.m = pn_min(w->mc, g.m - i);
         g.n = pn_min(w->nc, g.n - j);
         run(&g, packed);
-        if (g.act) activate(&g);
     }
 }
 
