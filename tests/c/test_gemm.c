@@ -176,8 +176,8 @@ static void check(const pn_gemm_args *g, const store *c, const T *before, const 
         int64_t j = e % g->n, i = e / g->n % g->m, b = e / g->n / g->m;
         T *p = at(&g->c, g, b, i, j), got = *p;
         if (!same(got, want[e])) {
-            fprintf(stderr, "%lldx%lldx%lld b %lld at %lld,%lld: %.9g, not %.9g (%d threads, div %lld)\n", (long long)g->m,
-                    (long long)g->k, (long long)g->n, (long long)b, (long long)i, (long long)j, (double)got,
+            fprintf(stderr, "%lldx%lldx%lld b %lld at %lld,%lld: %.9g, not %.9g (%d threads, div %lld)\n",
+                    (long long)g->m, (long long)g->k, (long long)g->n, (long long)b, (long long)i, (long long)j, (double)got,
                     (double)want[e], threads, (long long)div);
             exit(1);
         }
@@ -216,11 +216,14 @@ static void run_all_ways(const pn_gemm_args *g, const store *c, const T *want, i
 
 static double one_case(void) {
     static const int form[] = {PLAIN, PLAIN, TURNED, ANY};
-    pn_gemm_args g = {.m = some_size(), .n = some_size(), .k = some_size(), .accumulate = chance(30), .relu = chance(30)};
+    pn_gemm_args g = {.m = some_size(), .n = some_size(), .k = some_size()};
     int64_t d[MAXD], count = 1;
     double worst = 0;
     store s[5] = {{0}};
     if (chance(15)) g.k += 300 * below(4);
+    if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
+    g.accumulate = chance(30);
+    g.relu = chance(30);
     g.n_batch = chance(70) ? 0 : 1 + (int)below(3);
     for (int i = 0; i < g.n_batch; i++) count *= d[i] = g.batch[i] = chance(4) ? 0 : 1 + below(3);
     int nd = g.n_batch + 2, zeros = chance(30);
@@ -360,5 +363,10 @@ int main(int argc, char **argv) {
         if (e > worst) worst = e;
     }
     printf("gemm: %d products, largest error %.2f of its bound\n", cases, worst);
+#ifndef PN_TEST_SERIAL
+    pn_par_info info;
+    pn_par_stats(&info);
+    if (!info.parallel) fprintf(stderr, "the team never ran\n"), exit(1);
+#endif
     return 0;
 }
