@@ -221,6 +221,7 @@ static double one_case(void) {
     double worst = 0;
     store s[5] = {{0}};
     if (chance(15)) g.k += 300 * below(4);
+    if (chance(8)) g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
     if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
     g.accumulate = chance(30);
     g.relu = chance(30);
