@@ -167,7 +167,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef int64_t need
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
-    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_F32)
+    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_I64)  # bools and indices alone
     if fn == NULL:
         raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype] if dtype >= 0 else 'none'}")
     fill_params(op, params, par)
@@ -176,6 +176,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     c.par = par
     c.n_arg = n_arg
     c.lock = 0
+    c.n_worker = pn_max_workers()
     if op.has_scratch:
         scratch_fn = pn_kernel_scratch(op.kernel_id, dtype)
         need = scratch_fn(&c)
@@ -401,7 +402,7 @@ cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int d
     cdef int64_t need
     fill_params(op, params, par)
     memset(&c.err, 0, sizeof(pn_error))
-    c.arg, c.par, c.n_arg, c.lock = arr, par, n_arg, 0
+    c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
     if op.has_scratch:
         need = pn_kernel_scratch(op.kernel_id, dtype)(&c)
         scratch = new_storage(need)
