@@ -183,6 +183,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     c.par = par
     c.n_arg = n_arg
     c.lock = 0
+    c.n_worker = pn_max_workers()
     if op.has_scratch:
         scratch_fn = pn_kernel_scratch(op.kernel_id, dtype)
         need = scratch_fn(&c)
@@ -345,7 +346,7 @@ def run_list(OpBase op, tuple fixed, list groups, int n_write, dict params):
             else:
                 par[j].i = params[op.par_names[j]]
         memset(&c.err, 0, sizeof(pn_error))
-        c.arg, c.par, c.n_arg, c.lock = arr, par, n_arg, 0
+        c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
         run_kernel(pn_kernel_fn(op.kernel_id, head.a.dtype), &c, n * 2.0)
         if c.err.code != PN_OK:
             raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
