@@ -379,3 +379,17 @@ cdef TensorBase list_member(OpBase op, TensorBase head, TensorBase t, bint writt
     copy_into(&t.a, &copy.a)
     held.append(copy)
     return copy
+
+
+def flops_of(OpBase op, tuple xs, int64_t n_out):
+    """The entry's flops for a call on tensors xs whose first output has n_out elements."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
+    cdef int k
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
+        else:
+            arr[k] = (<TensorBase>xs[k]).a
+    match_inputs(op, arr, None, &dims)
+    return count_flops(op, &dims, n_out)
