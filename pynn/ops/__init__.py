@@ -3,7 +3,7 @@
 from .. import _core
 from .. import tensor as _tensor
 from ..op import OPS
-from . import copy, elementwise, linear, matmul, reduce
+from . import copy, elementwise, linear, matmul, optim, reduce
 
 _tensor.FUNCTIONS.update(
     {name: OPS[name] for name in _tensor.METHODS if name in OPS},
