@@ -169,7 +169,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef object v
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
-    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_F32)
+    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_I64)  # bools and indices alone
     if fn == NULL:
         raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype] if dtype >= 0 else 'none'}")
     for k in range(len(op.par_names)):
@@ -183,6 +183,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     c.par = par
     c.n_arg = n_arg
     c.lock = 0
+    c.n_worker = pn_max_workers()
     if op.has_scratch:
         scratch_fn = pn_kernel_scratch(op.kernel_id, dtype)
         need = scratch_fn(&c)
@@ -345,7 +346,7 @@ def run_list(OpBase op, tuple fixed, list groups, int n_write, dict params):
             else:
                 par[j].i = params[op.par_names[j]]
         memset(&c.err, 0, sizeof(pn_error))
-        c.arg, c.par, c.n_arg, c.lock = arr, par, n_arg, 0
+        c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
         run_kernel(pn_kernel_fn(op.kernel_id, head.a.dtype), &c, n * 2.0)
         if c.err.code != PN_OK:
             raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
@@ -376,3 +377,17 @@ cdef TensorBase list_member(OpBase op, TensorBase head, TensorBase t, bint writt
     copy_into(&t.a, &copy.a)
     held.append(copy)
     return copy
+
+
+def flops_of(OpBase op, tuple xs, int64_t n_out):
+    """The entry's flops for a call on tensors xs whose first output has n_out elements."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
+    cdef int k
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
+        else:
+            arr[k] = (<TensorBase>xs[k]).a
+    match_inputs(op, arr, None, &dims)
+    return count_flops(op, &dims, n_out)

@@ -40,7 +40,7 @@ cdef class OpBase:
     cdef int n_term
     cdef Term[MAX_TERM] term
     cdef readonly dict defaults
-    cdef tuple required             # parameters without a default
+    cdef readonly tuple required             # parameters without a default
     cdef readonly object shape_fn, dtype_fn, py_kernel, vjp, formula
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
@@ -258,9 +258,9 @@ cdef void broadcast_input(const Spec *s, const Dims *dims, pn_array *a) noexcept
     a.ndim = full.ndim
 
 
-cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_arg, int64_t n_out) noexcept nogil:
-    """Estimated serial nanoseconds: the larger of flops at 20 GFLOP/s and bytes at 10 GB/s."""
-    cdef double flops = 0, nbytes = 0, product
+cdef double count_flops(OpBase op, const Dims *dims, int64_t n_out) noexcept nogil:
+    """The entry's sum of products for one call."""
+    cdef double flops = 0, product
     cdef int k, d, s
     for k in range(op.n_term):
         product = op.term[k].coef
@@ -268,12 +268,17 @@ cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_ar
             s = op.term[k].sym[d]
             product *= n_out if s < 0 else dims.sym[s]
         flops += product
+    return flops
+
+
+cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_arg, int64_t n_out) noexcept nogil:
+    """Estimated serial nanoseconds: the larger of flops at 20 GFLOP/s and bytes at 10 GB/s."""
+    cdef double flops = count_flops(op, dims, n_out) / 20, nbytes = 0
+    cdef int k
     for k in range(n_arg):
         if arr[k].dtype >= 0:
             nbytes += size_of(&arr[k]) * ITEMSIZE[arr[k].dtype]
-    flops /= 20
-    nbytes /= 10
-    return flops if flops > nbytes else nbytes
+    return flops if flops > nbytes / 10 else nbytes / 10
 
 
 # ---- promotion (NEP 50, pynn's own table: the same on every NumPy) -------------------------------

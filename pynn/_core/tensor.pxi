@@ -12,7 +12,7 @@ def set_tensor_type(cls):
 
 cdef inline TensorBase blank():
     """A tensor without storage yet."""
-    return <TensorBase>tensor_new(TensorType, _no_args)
+    return <TensorBase>tensor_new(TensorBase, TensorType, _no_args)
 
 
 cdef inline int64_t size_of(const pn_array *a) noexcept nogil:
