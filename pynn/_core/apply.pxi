@@ -259,7 +259,7 @@ cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:
         i //= a.shape[d]
     where = f"[{', '.join(map(str, place))}]" if place else ""
     value = c.err.value if a.dtype <= PN_F64 else int(c.err.value)
-    bound = "a valid value"
+    bound = getattr(op, "valid", _no_params).get(names[k], "a valid value")
     if dims != NULL and op.spec[k].bound >= 0:
         bound = f"0 <= value < {dims.sym[op.spec[k].bound]}"
     text = f"{op.name}: argument '{names[k]}': expected {bound}, got {value} at {names[k]}{where}"
