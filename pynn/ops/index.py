@@ -250,6 +250,7 @@ class _Key:
         if k.ndim == 0:  # a single bool makes a dimension of size 1 or 0
             self.arrays.append((len(self.view), np.zeros(int(k), np.int64)))
             self.view.append(1)
+            return
         for at, n in zip(k.nonzero(), k.shape):
             dim = len(self.begin)
             if shape[dim] != n:

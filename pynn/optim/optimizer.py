@@ -171,7 +171,9 @@ class Optimizer:
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         if any(len(g["params"]) != len(mine["params"]) for g, mine in zip(groups, self.param_groups)):
-            raise ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's group")
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+            )
         order = [k for g in groups for k in g["params"]]
         new = {}
         for k, p in zip(order, self._params()):
@@ -245,7 +247,7 @@ def _as_state(p: Tensor, index: int, name: str, value) -> Tensor | float:
         return tensor(value.reshape(()), float64)
     if value.shape != p.shape:
         raise ValueError(
-            f"load_state_dict: state {index}, '{name}': expected shape {p.shape} as the parameter has, got {value.shape}"
+            f"load_state_dict: state {index}, '{name}': expected the parameter's shape {p.shape}, got {value.shape}"
         )
     x = _core.zeros_as(p)
     return x.copy_(tensor(value))
