@@ -31,6 +31,8 @@ cdef class OpBase:
     cdef readonly str name
     cdef readonly tuple in_names, out_names, sym_names, par_names
     cdef readonly int n_in, n_out, n_write  # written inputs stand last among the inputs
+    cdef readonly int n_fixed       # of a list effect: inputs that are single tensors; the others are columns
+    cdef int[MAX_ARG] list_order    # of a list effect: the inputs, the single ones first
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
@@ -40,7 +42,7 @@ cdef class OpBase:
     cdef int n_term
     cdef Term[MAX_TERM] term
     cdef readonly dict defaults
-    cdef readonly tuple required             # parameters without a default
+    cdef readonly tuple required    # parameters without a default
     cdef readonly object shape_fn, dtype_fn, py_kernel, vjp, formula
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
@@ -61,6 +63,7 @@ cdef class OpBase:
         self.n_in = len(ins)
         self.n_out = len(outs)
         self.n_write = n_write
+        self._order_columns()
         if self.n_in + self.n_out >= MAX_ARG or len(sym_names) > MAX_SYM:
             raise ValueError(f"{self.name}: too many arguments or named dimensions")
         for k, (_, dims, ell, kind, optional, bound) in enumerate(list(ins) + list(outs)):
@@ -72,6 +75,16 @@ cdef class OpBase:
             self.spec[k].kind = ord(kind)
             self.spec[k].optional = optional
             self.spec[k].bound = bound
+
+    def _order_columns(self):
+        cdef int k, n = 0
+        for columns in (False, True):
+            for k, name in enumerate(self.in_names):
+                if name.endswith("_list") == columns and n < MAX_ARG:
+                    self.list_order[n] = k
+                    n += 1
+            if not columns:
+                self.n_fixed = n
 
     def _set_kernel(self, int kernel_id, par_names, bytes par_kinds, bint has_scratch, bint rows, bint like,
                     bint promote):

@@ -53,7 +53,7 @@ class History(dict):
             figure = pyplot.figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
         else:
             figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
-        for name, ax in zip(names, figure.subplots(1, len(names), squeeze=False)[0]):
+        for name, ax in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
             self._draw(ax, name)
         if path_or_ax is not None:
             figure.savefig(path_or_ax, dpi=150)
