@@ -218,6 +218,22 @@ def test_retain_grad():
     x.retain_grad()  # a leaf's is kept anyway
 
 
+def test_hooks_must_return_gradients():
+    x = leaf([1.0, 2.0])
+    for hook, exception, text in (
+        (lambda g: 1.0, TypeError, r"^hook: expected a Tensor or None as its result, got float$"),
+        (lambda g: g.sum(), ValueError, r"^hook: expected a gradient of shape \(2,\) and dtype float64, got \(\) and float64$"),
+        (lambda g: g.float(), ValueError, r"and dtype float64, got \(2,\) and float32$"),
+    ):
+        for t in (x, x * 2):
+            remove = t.register_hook(hook)
+            with pytest.raises(exception, match=text):
+                (t * 1).sum().backward()
+            remove()
+    with pytest.raises(TypeError, match=r"^backward: expected Tensors to differentiate, got ndarray at 1$"):
+        backward([x.sum(), np.ones(3)])
+
+
 def test_a_failing_hook_leaves_the_engine_in_order():
     x = leaf(1.0)
     h = x * 2
