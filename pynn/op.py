@@ -115,6 +115,7 @@ class Op(_core.OpBase):
         samples: samples(rng) → (args, params) pairs beside those drawn from the strings.
         domain: {input: (low, high)} from which samples are drawn; kinks: points that gradcheck avoids.
         errors: (args, params, exception, pattern) of bad calls.
+        valid: {input: text}: what a kernel that reports PN_E_VALUE expected, for the message.
         reference: reference(*arrays, **params), an outside implementation.
         doc: the equation and its source.
     """
@@ -136,6 +137,7 @@ class Op(_core.OpBase):
         "samples",
         "saves",
         "stem",
+        "valid",
     )
 
     def __init__(
@@ -164,6 +166,7 @@ class Op(_core.OpBase):
         domain: dict[str, tuple[float, float]] | None = None,
         kinks: tuple[float, ...] = (),
         errors: Iterable = (),
+        valid: dict[str, str] | None = None,
         reference: Callable | None = None,
         doc: str = "",
         register: bool = True,
@@ -173,6 +176,7 @@ class Op(_core.OpBase):
         self.out_specs = parse_args(outs, symbols)
         self.doc, self.samples, self.errors, self.reference = doc, samples, tuple(errors), reference
         self.domain, self.kinks, self.kernel, self.layout = domain or {}, kinks, kernel, layout
+        self.valid = valid or {}
         self.bwd_formula, self.saves, self.flops, self.bytes = bwd_formula, saves, flops, bytes
         self.__doc__ = f"{name}({ins}) → {outs}\n\n{doc}"
         self._set_name(name, dict(params or {}))

@@ -167,9 +167,11 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef int64_t need
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
-    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_I64)  # bools and indices alone
+    if dtype == PN_NONE:  # indices, bools, or arguments of any dtype alone: the first result tells the form
+        dtype = arr[op.n_in].dtype if op.n_out > 0 else PN_F32
+    fn = pn_kernel_fn(op.kernel_id, dtype)
     if fn == NULL:
-        raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype] if dtype >= 0 else 'none'}")
+        raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype]}")
     fill_params(op, params, par)
     memset(&c.err, 0, sizeof(pn_error))
     c.arg = arr
@@ -257,7 +259,7 @@ cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:
         i //= a.shape[d]
     where = f"[{', '.join(map(str, place))}]" if place else ""
     value = c.err.value if a.dtype <= PN_F64 else int(c.err.value)
-    bound = "a valid value"
+    bound = getattr(op, "valid", _no_params).get(names[k], "a valid value")
     if dims != NULL and op.spec[k].bound >= 0:
         bound = f"0 <= value < {dims.sym[op.spec[k].bound]}"
     text = f"{op.name}: argument '{names[k]}': expected {bound}, got {value} at {names[k]}{where}"

@@ -37,7 +37,7 @@ cdef class OpBase:
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
     cdef readonly bytes par_kinds
-    cdef int view_kind
+    cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
     cdef int n_term
     cdef Term[MAX_TERM] term
@@ -161,8 +161,10 @@ cdef str spec_text(OpBase op, int k):
     return f"[{','.join(parts)}]"
 
 
-cdef int shape_error(OpBase op, int k, const pn_array *a, Dims *dims) except -1:
+cdef int shape_error(OpBase op, int k, const pn_array *arr, dict params, Dims *dims) except -1:
+    cdef const pn_array *a = &arr[k]
     cdef int d
+    bind_dims(op, arr, k, params, dims)  # what the arguments before this one say, without what it bound itself
     known = [f"{n}={dims.sym[d]}" for d, n in enumerate(op.sym_names) if dims.sym[d] >= 0 and
              n in spec_text(op, k)]
     if op.spec[k].ell >= 0 and dims.ell.ndim > 0:
@@ -219,8 +221,8 @@ cdef bint match_input(const Spec *s, const pn_array *a, Dims *dims) noexcept nog
     return broadcast_into(&dims.ell, a, tail, n_ell)
 
 
-cdef int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *dims) except -1:
-    """Binds the named dimensions to arr's shapes; raises for the first argument that does not fit."""
+cdef int bind_dims(OpBase op, const pn_array *arr, int n, dict params, Dims *dims) except -1:
+    """Binds the named dimensions to the shapes of arr[:n]; the place of the first that does not fit, else n."""
     cdef int k
     for k in range(MAX_SYM):
         dims.sym[k] = -1
@@ -229,9 +231,17 @@ cdef int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *dims) e
         for k, name in enumerate(op.sym_names):
             if name in params:
                 dims.sym[k] = params[name]
-    for k in range(op.n_in):
+    for k in range(n):
         if arr[k].dtype != PN_NONE and not match_input(&op.spec[k], &arr[k], dims):
-            shape_error(op, k, &arr[k], dims)
+            return k
+    return n
+
+
+cdef inline int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *dims) except -1:
+    """Binds the named dimensions to arr's shapes; raises for the first argument that does not fit."""
+    cdef int k = bind_dims(op, arr, op.n_in, params, dims)
+    if k < op.n_in:
+        shape_error(op, k, arr, params, dims)
     return 0
 
 
