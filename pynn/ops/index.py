@@ -181,8 +181,10 @@ def _entry(k):
 def _entries(shape, key):
     """key's entries, one for each dimension of shape beside None and masks; an Ellipsis stays before its slices."""
     parts = [_entry(k) for k in (key if isinstance(key, tuple) else (key,))]
-    used = sum(k.ndim if isinstance(k, np.ndarray) and k.dtype.kind == "b" else k is not None and k is not Ellipsis
-               for k in parts)  # fmt: skip
+    used = 0
+    for k in parts:
+        mask = isinstance(k, np.ndarray) and k.dtype.kind == "b"
+        used += k.ndim if mask else k is not None and k is not Ellipsis
     if used > len(shape):
         raise IndexError(f"getitem: too many indices: shape {shape} has {len(shape)} dimensions, the key has {used}")
     dots = [i for i, k in enumerate(parts) if k is Ellipsis]
@@ -261,6 +263,8 @@ class _Key:
 
     def rows(self):
         """The index arrays as one, which counts through their dimensions row-major."""
+        if len(self.arrays) == 1:
+            return self.arrays[0][1]
         try:
             arrays = np.broadcast_arrays(*[a for _, a in self.arrays])
         except ValueError:
@@ -269,7 +273,36 @@ class _Key:
         flat = arrays[0]
         for (dim, _), a in zip(self.arrays[1:], arrays[1:]):
             flat = flat * self.view[dim] + a
-        return np.ascontiguousarray(flat).reshape(flat.shape)
+        return flat
+
+
+def _plain(shape, key):
+    """(begin, shape, step) of a key of ints and slices alone and the shape without the ints' dimensions: the
+    usual case of _Key, with less work. None where the key holds anything else."""
+    begin, size, step, view = [], [], [], []
+    for k in key if type(key) is tuple else (key,):
+        dim = len(begin)
+        if dim == len(shape):
+            return None
+        n = shape[dim]
+        if type(k) is int:
+            if not -n <= k < n:
+                raise _out_of_bounds("getitem", k, dim, n)
+            begin.append(k + n if k < 0 else k)
+            size.append(1)
+            step.append(1)
+        elif type(k) is slice:
+            first, stop, by = k.indices(n)
+            begin.append(first)
+            size.append(len(range(first, stop, by)))
+            step.append(by)
+            view.append(size[-1])
+        else:
+            return None
+    rest = shape[len(begin) :]
+    for part, fill in ((begin, (0,) * len(rest)), (size, rest), (step, (1,) * len(rest)), (view, rest)):
+        part += fill
+    return tuple(begin), tuple(size), tuple(step), tuple(view)
 
 
 def getitem(x, key):
@@ -280,20 +313,21 @@ def getitem(x, key):
             fit, arrays that do not broadcast, or an entry of another kind; before anything is computed.
     """
     shape = x.shape
+    plain = _plain(shape, key)
+    if plain is not None:
+        begin, size, step, view = plain
+        y = OPS.slice(x, begin=begin, shape=size, step=step)
+        return y if view == size else OPS.reshape(y, shape=view)
     k = _Key(shape, key)
-    y = x
-    if tuple(k.shape) != shape or any(s != 1 for s in k.step):
-        y = OPS.slice(y, begin=tuple(k.begin), shape=tuple(k.shape), step=tuple(k.step))
+    y = OPS.slice(x, begin=tuple(k.begin), shape=tuple(k.shape), step=tuple(k.step))
     if tuple(k.view) != y.shape:
         y = OPS.reshape(y, shape=tuple(k.view))
     if not k.arrays:
-        return OPS.alias(x) if y is x else y
+        return y
     dims = [d for d, _ in k.arrays]
     if k.apart:  # their dimensions come first
-        rest = [d for d in range(y.ndim) if d not in dims]
-        y = OPS.permute(y, axes=(*dims, *rest))
-        return _take(y, 0, len(dims), k.rows())
-    return _take(y, dims[0], len(dims), k.rows())
+        y = OPS.permute(y, axes=(*dims, *(d for d in range(y.ndim) if d not in dims)))
+    return _take(y, 0 if k.apart else dims[0], len(dims), k.rows())
 
 
 def _take(x, first, n, idx):
@@ -301,7 +335,7 @@ def _take(x, first, n, idx):
     shape = x.shape
     lead, rest = shape[:first], shape[first + n :]
     b, r, c = prod(lead), prod(shape[first : first + n]), prod(rest)
-    at = from_numpy(idx) if idx.flags.writeable else Tensor(idx)
+    at = Tensor(idx)  # a copy: backward needs it, and the key may change
     if b == 1:
         y = OPS.gather_rows(OPS.reshape(x, shape=(r, c)), at)
     else:
