@@ -22,6 +22,8 @@ typedef struct rows {
 static rows rows_of(const pn_array *x, const pn_array *y) {
     rows r = {.m = 1, .rs = {1, 1}};
     int d = x->ndim - 2;
+    for (int k = 0; k <= d; k++)
+        if (x->shape[k] == 0) return (rows){.m = 0, .rs = {1, 1}};
     for (; d >= 0; d--) {
         if (x->shape[d] == 1) continue;
         if (r.m == 1)

@@ -556,19 +556,17 @@ cdef extern from "Python.h":
 
 
 cdef TensorBase owned(TensorBase g, TensorBase leaf):
-    """g as a leaf's gradient: with the leaf's strides, in memory that nothing else sees."""
+    """g as a leaf's gradient: in the leaf's order of memory, which nothing else sees."""
     cdef TensorBase t
-    cdef int d
+    cdef pn_array want
     cdef bint same = Py_REFCNT(<PyObject *>g.storage) == 1 and Py_REFCNT(<PyObject *>g) <= 2
     if g.node is not None:
         return g
-    for d in range(g.a.ndim):
-        if g.a.shape[d] > 1 and g.a.strides[d] != leaf.a.strides[d]:
-            same = False
-    if same:
+    pack_like(&leaf.a, &want)
+    if same and same_steps(&g.a, &want):
         return g
     t = blank()
-    t.a = leaf.a
+    t.a = want
     allocate(t)
     copy_into(&g.a, &t.a)
     return t

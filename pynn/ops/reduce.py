@@ -77,7 +77,8 @@ amin_to = _extreme("amin", np.min)
 def _argmax_reference(x, shape):
     axes = _axes(shape, x.shape)
     keep = [d for d in range(x.ndim) if d not in axes]
-    return x.transpose(*keep, *axes).reshape(*[x.shape[d] for d in keep], -1).argmax(-1).reshape(shape)
+    n = int(np.prod([x.shape[d] for d in axes]))
+    return x.transpose(*keep, *axes).reshape(*[x.shape[d] for d in keep], n).argmax(-1).reshape(shape)
 
 
 argmax_to = Op(
