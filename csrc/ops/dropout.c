@@ -44,7 +44,8 @@ static inline U mul_low(U a, U b) {
 }
 
 #define ROUNDS 10
-#define SIDE (8 / LANES < 2 ? 1 : 2) /* vectors worked on side by side: a round waits for its products */
+#define SIDE                                                                                       \
+    (8 / LANES < 2 ? 1 : 2) /* vectors worked on side by side: a round waits for its products */
 
 /* The words of n positions from lo, a multiple of GROUP; rounded up to whole groups. What a round leaves in
  * the upper half of a lane is never read. */
@@ -80,8 +81,8 @@ static void words(uint32_t *out, int64_t lo, int64_t n, const int64_t *key) {
 
 typedef struct drop {
     int64_t key[2], total, grain;
-    int none, dense;     /* none: nothing is kept */
-    uint32_t top;        /* an element is kept where its word is at most top */
+    int none, dense; /* none: nothing is kept */
+    uint32_t top; /* an element is kept where its word is at most top */
     const pn_array *x, *y;
 } drop;
 
