@@ -68,7 +68,7 @@ rng_take = Effect(
     doc="key = state = (seed, counter), and counter += 1: a key that was never given before.",
 )  # fmt: skip
 
-_SIZES = (((3, 5), 0.5), ((), 0.1), ((0, 4), 0.5), ((2, 3, 60), 0.9), ((33,), 0.0), ((33,), 1.0))
+_SIZES = (((3, 5), 0.5), ((), 0.1), ((0, 4), 0.5), ((2, 3, 200), 0.9), ((33,), 0.0), ((33,), 1.0))
 
 philox_mask = Op(
     "philox_mask", "key[2]:i", "mask[...]:b", kernel="philox_mask_fwd", params={"shape": tuple, "p": float},

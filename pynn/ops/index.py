@@ -22,8 +22,14 @@ __all__ = [
 
 def _scatter_reference(g, idx, rows):
     y = np.zeros((rows, g.shape[-1]), g.dtype)
-    np.add.at(y, idx, g)
+    lead = np.broadcast_shapes(idx.shape, g.shape[:-1])
+    np.add.at(y, np.broadcast_to(idx, lead), np.broadcast_to(g, (*lead, g.shape[-1])))
     return y
+
+
+def _scatter_back(n, dy):
+    lead = np.broadcast_shapes(n.ins[1].shape, n.ins[0].shape[:-1])
+    return OPS.gather_rows(dy, OPS.expand(n.ins[1], shape=lead)), None
 
 
 def _draw(rng, shape, below):
@@ -55,9 +61,7 @@ gather_rows = Op(
 
 scatter_add = Op(
     "scatter_add", "g[...,C] idx[...]:i<rows", "y[rows,C]", kernel="scatter_add_fwd", saves="idx", params={"rows": int},
-    vjp=lambda n, g: (OPS.gather_rows(g, n.ins[1]), None),
-    samples=_scatter_samples,
-    reference=_scatter_reference,
+    vjp=_scatter_back, samples=_scatter_samples, reference=_scatter_reference,
     errors=[((np.ones((2, 2)), np.array([0, -1])), {"rows": 3}, IndexError,
              r"scatter_add: argument 'idx': expected 0 <= value < 3, got -1 at idx\[1\]")],
     doc="y[r, c] = Σ g[n, c] over idx[n] = r, added in the order of n: the adjoint of gather_rows.",
@@ -118,7 +122,7 @@ def _cat_back(n, g):
 
 def _cat_samples(rng):
     many = range(_CAT_MAX)
-    for b, sizes, c in ((2, (3, 1, 4), 5), (1, (2,), 3), (3, (0, 2), 1), (1, many, 2), (2, (1, 2), 0), (0, (1, 2), 3)):
+    for b, sizes, c in ((2, (3, 1, 4), 5), (1, (2,), 3), (3, (0, 2), 1), (1, many, 20), (2, (1, 2), 0), (0, (1, 2), 3)):
         yield tuple(rng.standard_normal((b, n, c)) for n in sizes), {}
 
 
