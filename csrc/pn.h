@@ -46,6 +46,7 @@ typedef struct pn_call {
     const pn_value *par; /* parameters, in the order of kernels.inc */
     int32_t n_arg;       /* more than kernels.inc names where a kernel takes a list of tensors */
     int32_t lock;        /* guards err while the team runs */
+    int32_t n_worker;    /* workers that scratch was sized for; 0: any number */
     pn_error err;
 } pn_call;
 

@@ -13,11 +13,12 @@
  *       for each panel of NR columns            B's panel goes to 1/2 L1, unless it can be read in place
  *         for each tile of <= MR rows           kernel: MR x NR of C in registers
  *
- * The kernel reads A and B by strides, broadcasting a_ip and loading NR of b_p at once: packed or not
- * is the same code, and small products pack nothing. Tiles of a chunk have almost equal heights (32 rows
- * are 6+6+5+5+5+5, not 5 times 6 and 2), each height has its own kernel, and right edges run whole
- * vectors on a padded copy. C's columns must be contiguous for the kernel: a column-major C is solved as
- * C' = B'A', others go through a tile-sized buffer.
+ * The kernel reads A and B by strides, broadcasting a_ip and loading NR of b_p at once, so that packed or
+ * not is the same code. Small products pack nothing but a B whose columns are not contiguous, and a single
+ * row turns such a B in registers. Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5,
+ * not 5 times 6 and 2) and each height has its own kernel. At the right edge the two vectors of a tile
+ * overlap; only a C of fewer columns than a vector takes a padded copy. C's columns must be contiguous for
+ * the kernel: a column-major C is solved as C' = B'A', others go through a tile-sized buffer.
  *
  * Chunks are at most MC x NC, in parallel; their size depends on m, n, k and the batch only.
  */
@@ -32,7 +33,7 @@
 #define MC 192
 #define NC 512
 #define CHUNK (1 << 20)   /* multiplications worth a chunk of their own, some 20 us */
-#define CHUNKS 12         /* enough of them to keep a machine busy */
+#define CHUNKS 8          /* enough of them to keep a machine busy */
 #define IN_PLACE (8 * MR) /* rows from which on B's panel is worth packing */
 
 /* Tile heights: MR * NV sums, NV of b and one of a fit the registers: 32, 32, 16, 16. */
@@ -58,7 +59,8 @@ typedef struct target {
     int64_t rs;
     const T *add[2]; /* bias and res, or NULL */
     int64_t add_rs[2];
-    int64_t v1; /* the column of the second vector: PN_VL, or less where the tile is ragged */
+    int64_t v1;     /* the column of the second vector: PN_VL, or less where the tile is ragged */
+    const T *start; /* sums that are done already, of one row, or NULL */
     int accumulate, relu;
 } target;
 
@@ -75,7 +77,7 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t
     const int64_t v1 = t->v1;
     V sum[MR][NV];
     const T *row[(MR + 2) / 3];
-    TILE sum[i][v] = (V){0};
+    TILE sum[i][v] = t->start ? pn_load(t->start + v * v1) : (V){0};
     ALL(g, (mr + 2) / 3) row[g] = a + 3 * g * ars;
     for (int64_t p = 0; p < k; p++) {
         V y[NV];
@@ -111,9 +113,9 @@ typedef T Q __attribute__((vector_size(16)));
 typedef T qmem __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
 #define QL ((int)(16 / sizeof(T)))
 
-/* to[p * w + j] = from_j[p], j and p < QL */
-PN_INLINE void turn(T *to, int64_t w, const T *const *from, int64_t p) {
-    Q r[QL], s[QL];
+/* r[i][j] = from_j[p + i], i and j < QL */
+PN_INLINE void turn(Q *r, const T *const *from, int64_t p) {
+    Q s[QL];
     ALL(j, QL) r[j] = *(const qmem *)(from[j] + p);
 #if PN_KIND == PN_f32
     s[0] = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
@@ -130,7 +132,6 @@ PN_INLINE void turn(T *to, int64_t w, const T *const *from, int64_t p) {
     r[0] = s[0];
     r[1] = s[1];
 #endif
-    ALL(j, QL) *(qmem *)(to + j * w) = r[j];
 }
 
 /* A panel of B, n columns of k rows: to[p * w + j] = b[p * rs + j * cs]. The w - n columns beyond n
@@ -149,9 +150,58 @@ static void pack_b(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int64_t
         for (int i = 0; i < QL; i++) from[i] = b + (j + i < n ? j + i : n - 1) * cs;
         int64_t p = 0;
         if (rs == 1)
-            for (; p + QL <= k; p += QL) turn(to + p * w + j, w, from, p);
+            for (; p + QL <= k; p += QL) {
+                Q r[QL];
+                turn(r, from, p);
+                ALL(i, QL) *(qmem *)(to + (p + i) * w + j) = r[i];
+            }
         for (; p < k; p++) ALL(i, QL) to[p * w + j + i] = from[i][p * rs];
     }
+}
+
+PN_INLINE Q fma_q(Q a, Q b, Q c) {
+#if defined __aarch64__ || PN_HBYTES == 16
+    return pn_fma_h(a, b, c);
+#elif PN_KIND == PN_f32
+    return _mm_fmadd_ps(a, b, c);
+#else
+    return _mm_fmadd_pd(a, b, c);
+#endif
+}
+
+/* One row of A by n columns of B that are contiguous (x W' with a W by rows), turned on the fly, as
+ * nothing is read twice. A cache line of each column at a time: columns 4096 bytes apart share a set. */
+static __attribute__((noinline)) void row_sums(T *to, const T *a, int64_t acs, const T *b, int64_t cs, int64_t n,
+                                               int64_t k) {
+    enum { GROUPS = NR / QL, LINE = PN_ALIGN / sizeof(T) };
+    const T *from[GROUPS][QL];
+    Q sum[GROUPS], r[2][QL] = {{{0}}};
+    ALL(g, GROUPS) ALL(i, QL) from[g][i] = b + pn_min(g * QL + i, n - 1) * cs;
+    ALL(g, GROUPS) sum[g] = (Q){0};
+    for (int64_t p0 = 0; p0 < k; p0 += LINE) {
+        int64_t end = pn_min(p0 + LINE, k);
+        for (int g = 0; g < GROUPS; g += 2) { /* two sums at once, lest each wait for itself */
+            Q s = sum[g], t = sum[g + 1];
+            int64_t p = p0;
+            for (; p + QL <= end; p += QL) {
+                turn(r[0], from[g], p);
+                turn(r[1], from[g + 1], p);
+                ALL(i, QL) {
+                    Q x = a[(p + i) * acs] - (Q){0};
+                    s = fma_q(x, r[0][i], s);
+                    t = fma_q(x, r[1][i], t);
+                }
+            }
+            for (; p < end; p++) {
+                ALL(i, QL) r[0][0][i] = from[g][i][p], r[1][0][i] = from[g + 1][i][p];
+                s = fma_q(a[p * acs] - (Q){0}, r[0][0], s);
+                t = fma_q(a[p * acs] - (Q){0}, r[1][0], t);
+            }
+            sum[g] = s;
+            sum[g + 1] = t;
+        }
+    }
+    ALL(g, GROUPS) *(qmem *)(to + g * QL) = sum[g];
 }
 
 /* A tile of A: by rows, k apart, or, where A's columns are the contiguous ones, by columns, MR apart.
@@ -179,6 +229,7 @@ typedef struct source {
     const T *a, *b;
     int64_t k, ars, acs, brs;
     int first, last;
+    const T *sums; /* of one row, ready made */
 } source;
 
 /* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is narrower than a
@@ -187,7 +238,7 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
     T buf[3][MR * NR] __attribute__((aligned(PN_ALIGN)));
     int narrow = nr < PN_VL, through = narrow || g->c.cs != 1;
     T *c = g->c.p + i * g->c.rs + j * g->c.cs;
-    target t = {c, g->c.rs, {NULL, NULL}, {0, 0}, nr - PN_VL, g->accumulate || !s->first, s->last && g->relu};
+    target t = {c, g->c.rs, {NULL, NULL}, {0, 0}, nr - PN_VL, s->sums, g->accumulate || !s->first, s->last && g->relu};
     if (through) {
         t.c = buf[0];
         t.rs = NR;
@@ -204,32 +255,32 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
             t.add_rs[e] = x->rs ? NR : 0;
         }
     }
-    kernels[mr - 1][(nr - 1) / PN_VL](s->k, s->a, s->ars, s->acs, s->b, s->brs, &t);
+    kernels[mr - 1][(nr - 1) / PN_VL](s->sums ? 0 : s->k, s->a, s->ars, s->acs, s->b, s->brs, &t);
     if (through) copy(c, g->c.rs, g->c.cs, t.c, NR, 1, mr, nr);
 }
 
-/* Heights differ by one at most: `tall` tiles of `height` + 1 rows, then tiles of `height`. */
-typedef struct tiles {
-    int64_t n, height, tall;
-} tiles;
+/* n parts, as equal as can be: the first `longer` have size + 1 rows, the others size. */
+typedef struct parts {
+    int64_t n, size, longer;
+} parts;
 
-static tiles cut(int64_t m) {
-    int64_t n = (m + MR - 1) / MR;
-    return (tiles){n, m / n, m % n};
+static parts cut(int64_t rows, int64_t most) {
+    int64_t n = rows <= most ? 1 : (rows + most - 1) / most;
+    return n == 1 ? (parts){1, rows, 0} : (parts){n, rows / n, rows % n};
 }
 
 /* The panel at column j. packed: A's tiles, or NULL where A is read in place. */
-static void run_panel(const pn_gemm_args *g, source *s, tiles ts, const T *a, const T *packed, int64_t j, int64_t nr) {
+static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed, int64_t j, int64_t nr) {
     for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.height + (t < ts.tall);
+        mr = ts.size + (t < ts.longer);
         s->a = packed ? packed + t * MR * s->k : a + i * g->a.rs;
         run_tile(g, s, i, mr, j, nr);
     }
 }
 
-static void pack_tiles(const pn_gemm_args *g, const source *s, tiles ts, const T *a, T *packed) {
+static void pack_tiles(const pn_gemm_args *g, const source *s, parts ts, const T *a, T *packed) {
     for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.height + (t < ts.tall);
+        mr = ts.size + (t < ts.longer);
         pack_a(packed + t * MR * s->k, a + i * g->a.rs, g->a.rs, g->a.cs, mr, g->m - i, s->k);
     }
 }
@@ -238,36 +289,6 @@ static void pack_tiles(const pn_gemm_args *g, const source *s, tiles ts, const T
 static int64_t panel_width(int64_t left) {
     if (left <= NR) return left;
     return left < NR + PN_VL ? PN_VL : NR;
-}
-
-/* packed: room for A's tiles in one block of k, or NULL. */
-static void run(const pn_gemm_args *g, T *packed) {
-    T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
-    int64_t blocks = g->k ? (g->k + KC - 1) / KC : 1, k0 = 0;
-    tiles ts = cut(g->m), ks = {blocks, g->k / blocks, g->k % blocks};
-    source s = {.ars = g->a.rs, .acs = g->a.cs};
-    for (int64_t q = 0; q < blocks; q++, k0 += s.k) {
-        const T *a = g->a.p + k0 * g->a.cs;
-        s.k = ks.height + (q < ks.tall);
-        s.first = q == 0;
-        s.last = q == blocks - 1;
-        if (packed) {
-            pack_tiles(g, &s, ts, a, packed);
-            s.ars = g->a.rs != 1 ? s.k : 1;
-            s.acs = g->a.rs != 1 ? 1 : MR;
-        }
-        for (int64_t j = 0, nr; j < g->n; j += nr) {
-            nr = panel_width(g->n - j);
-            s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
-            s.brs = g->b.rs;
-            if (g->b.cs != 1 || nr < PN_VL || g->m > IN_PLACE) {
-                s.brs = (nr + PN_VL - 1) / PN_VL * PN_VL;
-                pack_b(panel, s.brs, s.b, g->b.rs, g->b.cs, nr, s.k);
-                s.b = panel;
-            }
-            run_panel(g, &s, ts, a, packed, j, nr);
-        }
-    }
 }
 
 /* The activation on rows that all blocks of k have gone into. */
@@ -286,6 +307,40 @@ static void activate(const pn_gemm_args *g) {
             copy(c + j * g->c.cs, 0, g->c.cs, buf, NR, 1, 1, n);
         }
     }
+}
+
+/* packed: room for A's tiles in one block of k, or NULL. */
+static void run(const pn_gemm_args *g, T *packed) {
+    T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
+    parts ts = cut(g->m, MR), ks = cut(g->k, KC);
+    source s = {.ars = g->a.rs, .acs = g->a.cs};
+    int dots = g->m == 1 && g->b.rs == 1 && g->b.cs != 1;
+    for (int64_t q = 0, k0 = 0; q < ks.n; q++, k0 += s.k) {
+        const T *a = g->a.p + k0 * g->a.cs;
+        s.k = ks.size + (q < ks.longer);
+        s.first = q == 0;
+        s.last = q == ks.n - 1;
+        if (packed) {
+            pack_tiles(g, &s, ts, a, packed);
+            s.ars = g->a.rs != 1 ? s.k : 1;
+            s.acs = g->a.rs != 1 ? 1 : MR;
+        }
+        for (int64_t j = 0, nr; j < g->n; j += nr) {
+            nr = panel_width(g->n - j);
+            s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
+            s.brs = g->b.rs;
+            if (dots) {
+                row_sums(panel, a, g->a.cs, s.b, g->b.cs, nr, s.k);
+                s.sums = panel;
+            } else if (g->b.cs != 1 || nr < PN_VL || g->m > IN_PLACE) {
+                s.brs = (nr + PN_VL - 1) / PN_VL * PN_VL;
+                pack_b(panel, s.brs, s.b, g->b.rs, g->b.cs, nr, s.k);
+                s.b = panel;
+            }
+            run_panel(g, &s, ts, a, packed, j, nr);
+        }
+    }
+    if (g->act) activate(g);
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
@@ -343,9 +398,9 @@ static void plan(job *w, const pn_gemm_args *g0) {
     if (!batch || !g->m || !g->n) return;
     w->mc = g->m, w->nc = g->n, w->rows = w->cols = 1, w->units = w->group = batch;
     if (g->m * g->n * g->k * batch <= pn_grain(CHUNK)) return; /* one chunk: no division is spent on it */
-    for (mc = pn_min(g->m, MC), nc = pn_min(g->n, NC);; nc > 2 * NR ? (nc /= 2) : (mc /= 2)) {
+    for (mc = pn_min(g->m, MC), nc = pn_min(g->n, NC);; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
         int64_t count = batch * pn_ceil_div(g->m, mc) * pn_ceil_div(g->n, nc);
-        if (count >= CHUNKS || mc * nc * g->k <= CHUNK || mc <= 4 * MR) break;
+        if (count >= CHUNKS || mc * nc * g->k <= CHUNK || (nc <= 4 * NR && mc < 16 * MR)) break;
     }
     w->mc = chunk_size(g->m, mc, MR);
     w->nc = chunk_size(g->n, nc, NR);
@@ -371,6 +426,10 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *w = arg;
     T *packed = w->a_bytes ? (T *)(w->scratch + worker * w->a_bytes) : NULL;
     (void)c;
+    if (w->units == 1 && !w->g.n_batch) { /* most small products */
+        run(&w->g, packed);
+        return;
+    }
     for (int64_t u = chunk * w->group; u < pn_min(w->units, (chunk + 1) * w->group); u++) {
         pn_gemm_args g = w->g;
         int64_t at = u / (w->rows * w->cols), i = u % w->rows * w->mc, j = u / w->rows % w->cols * w->nc;
@@ -382,7 +441,6 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
         g.m = pn_min(w->mc, g.m - i);
         g.n = pn_min(w->nc, g.n - j);
         run(&g, packed);
-        if (g.act) activate(&g);
     }
 }
 

@@ -53,10 +53,11 @@ typedef int64_t T;
 #define PN_ENUM__(n, p, ...) PN_E##n(p, __VA_ARGS__)
 #define PN_ENUM_(n, p, ...) PN_ENUM__(n, p, __VA_ARGS__)
 #define PN_ENUM(p, ...) PN_ENUM_(PN_COUNT(__VA_ARGS__), p, __VA_ARGS__)
+#define PN_FIRST(p, ...) __VA_OPT__(PN_ENUM(p, __VA_ARGS__), ) /* an effect may read nothing */
 #define PN_UNPAREN(...) __VA_ARGS__
 
 #define PN_KERNEL(stem, name, kinds, ins, outs, pars)                                              \
-    enum { PN_ENUM(PNA_##name##_, PN_UNPAREN ins), PN_ENUM(PNA_##name##_, PN_UNPAREN outs) };      \
+    enum { PN_FIRST(PNA_##name##_, PN_UNPAREN ins) PN_ENUM(PNA_##name##_, PN_UNPAREN outs) };      \
     enum { PN_ENUM(PNP_##name##_, PN_UNPAREN pars) };
 #define PN_SCRATCH(name, kinds)
 #include "kernels.inc"

@@ -1,25 +1,25 @@
 /* pn_math_f32.h: functions of float lanes. Included by pn_math.h only. */
 
 PN_POLY_OF(pn_poly, V, float, pn_fma, pn_set1)
-#define PN_POLY(x, ...) \
+#define PN_POLY(x, ...)                                                                            \
     pn_poly(x, (const float[]){__VA_ARGS__}, sizeof((const float[]){__VA_ARGS__}) / sizeof(float))
 
-/* e^r - 1 where x = k ln2 + r, |r| <= ln2/2; `bits` holds k + bias in its low bits.
- *
- * k is rounded by adding 1.5 * 2^23 (+ bias), whose unit in the last place is 1. ln2 = hi + lo, hi with
- * 9 bits, so that k * hi is exact. e^r - 1 = r + r^2 q(r), deg q = 4, minimax: 2^-25.8. */
+/* e^r - 1 where x = k ln2 + r, |r| <= ln2/2; `bits` holds k + bias in its low bits. k is rounded by
+ * adding 1.5 * 2^23 (+ bias), whose unit in the last place is 1. ln2 = hi + lo, hi with 9 bits, so
+ * that k * hi is exact. e^r - 1 = r + r^2 q(r), deg q = 4, minimax: 2^-25.8. */
 PN_INLINE V pn_exp_core(V x, float bias, VU *bits) {
     const float magic = 0x1.8p23f + bias;
     V kb = pn_fma(x, pn_set1(0x1.715476p+0f), pn_set1(magic));
     V k = kb - pn_set1(magic);
     V r = pn_fnma(k, pn_set1(0x1.63p-1f), x);
     r = pn_fnma(k, pn_set1(-0x1.bd0106p-13f), r);
-    V q = PN_POLY(r, 0x1.fffffep-2f, 0x1.5554bp-3f, 0x1.555674p-5f, 0x1.1227b2p-7f, 0x1.6bec0cp-10f);
+    V q =
+        PN_POLY(r, 0x1.fffffep-2f, 0x1.5554bp-3f, 0x1.555674p-5f, 0x1.1227b2p-7f, 0x1.6bec0cp-10f);
     *bits = (VU)kb;
     return pn_fma(r * r, q, r);
 }
 
-/* e^x = 2^k e^r. 1.0 ULP.
+/* e^x = 2^k e^r. 1.1 ULP.
  * Scaled in two steps, 2^floor(k/2) and 2^ceil(k/2), as 2^k itself overflows or underflows near the
  * ends where e^x does not. Clamping to [-104, 89] keeps k in range: beyond it e^x is 0 or inf. */
 PN_INLINE V pn_exp(V x) {
@@ -29,7 +29,7 @@ PN_INLINE V pn_exp(V x) {
     return p * (V)((n >> 1) << 23) * (V)((n - (n >> 1)) << 23);
 }
 
-/* e^x - 1 = 2 (s (e^r - 1) + (s - 1/2)), s = 2^(k-1). 1.5 ULP.
+/* e^x - 1 = 2 (s (e^r - 1) + (s - 1/2)), s = 2^(k-1). 1.9 ULP.
  * s is finite wherever e^x is. Below -18 the result is -1. Tiny x is its own result: halved and
  * doubled it would be flushed. */
 PN_INLINE V pn_expm1(V x) {
@@ -48,18 +48,18 @@ PN_INLINE V pn_log_split(V u, V *e, VI *shift) {
     return (V)((VI)u - *shift);
 }
 
-/* e ln2 + log(1 + f), f in [sqrt(1/2) - 1, sqrt 2 - 1]: log(1 + f) = f - f^2/2 + f^3 p(f), deg p = 7,
- * minimax: 2^-27. ln2 = hi + lo, hi with 9 bits: e * hi is exact. */
+/* e ln2 + log(1 + f), f in [sqrt(1/2) - 1, sqrt 2 - 1]: log(1 + f) = f - f^2/2 + f^3 p(f),
+ * deg p = 7, minimax: 2^-27. ln2 = hi + lo, hi with 9 bits: e * hi is exact. */
 PN_INLINE V pn_log_sum(V e, V f) {
     V z = f * f;
-    V p = PN_POLY(f, 0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a008p-3f, -0x1.547244p-3f, 0x1.22da24p-3f,
-                    -0x1.0d854cp-3f, 0x1.055b32p-3f, -0x1.38b4aep-4f);
+    V p = PN_POLY(f, 0x1.555554p-2f, -0x1.000226p-2f, 0x1.99a008p-3f, -0x1.547244p-3f,
+                  0x1.22da24p-3f, -0x1.0d854cp-3f, 0x1.055b32p-3f, -0x1.38b4aep-4f);
     p = pn_fma(z * f, p, e * pn_set1(-0x1.bd0106p-13f));
     p = pn_fnma(z, pn_set1(0.5f), p);
     return pn_fma(e, pn_set1(0x1.63p-1f), f + p);
 }
 
-/* log x = e ln2 + log m. 0.8 ULP. -inf at 0, NaN below, inf at inf. */
+/* log x = e ln2 + log m. 0.9 ULP. -inf at 0, NaN below, inf at inf. */
 PN_INLINE V pn_log(V x) {
     V e;
     VI shift;
@@ -70,8 +70,9 @@ PN_INLINE V pn_log(V x) {
     return pn_select(x <= pn_set1(-0x1p-126f), pn_set1(NAN), y);
 }
 
-/* log(1 + x), u = 1 + x rounded, c = x - (u - 1) what the rounding lost: f = m - 1 + 2^-e c. 1.4 ULP.
- * c is exact where it matters, below 2^24. 2^-e has no bits for it from e = 127 on; there c = 0. */
+/* log(1 + x), u = 1 + x rounded, c = x - (u - 1) what the rounding lost: f = m - 1 + 2^-e c.
+ * 1.5 ULP. c is exact where it matters, below 2^24. 2^-e has no bits for it from e = 127 on; there
+ * c = 0. */
 PN_INLINE V pn_log1p(V x) {
     V u = x + pn_set1(1), c = x - (u - pn_set1(1)), e;
     VI shift;
@@ -92,7 +93,7 @@ PN_INLINE V pn_log1p_unit(V t) {
     return pn_fnma(s, pn_fnma(z, r, t), t);
 }
 
-/* tanh x = t / (t + 2), t = e^(2|x|) - 1, by exp's parts so that tiny x stays itself. 2.5 ULP.
+/* tanh x = t / (t + 2), t = e^(2|x|) - 1, by exp's parts so that tiny x stays itself. 2.7 ULP.
  * From |x| = 10 on the result is 1. */
 PN_INLINE V pn_tanh(V x) {
     VU n; /* k + 127 */
@@ -103,24 +104,26 @@ PN_INLINE V pn_tanh(V x) {
     return pn_copysign(t / (t + pn_set1(2)), x);
 }
 
-/* sigmoid(x) = 1 / (1 + e^-x). 2.2 ULP. As x -> -inf the sum is e^-x: no cancellation. */
+/* sigmoid(x) = 1 / (1 + e^-x). 2.6 ULP. As x -> -inf the sum is e^-x: no cancellation. */
 PN_INLINE V pn_sigmoid(V x) { return pn_set1(1) / (pn_set1(1) + pn_exp(-x)); }
 
-/* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| + |x| p(|x|), deg p = 8 on [0, 4], minimax: 2^-27 of erf.
- * @erf@ ULP. 1 - e^-g by exp's parts: nothing cancels. From 4 on it is 1. (|x| is scaled up, and -g down,
- * by 2^24: |x| p(|x|) of the smallest x must not be flushed.) */
+/* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| + |x| p(|x|), deg p = 8 on [0, 4], minimax: 2^-27 of
+ * erf. 2.2 ULP. 1 - e^-g by exp's parts: nothing cancels. From 4 on it is 1. (|x| is scaled up,
+ * and -g down, by 2^24: |x| p(|x|) of the smallest x must not be flushed.) */
 PN_INLINE V pn_erf(V x) {
     VU n; /* k + 127 */
     V a = pn_min_b(pn_set1(4), pn_abs(x));
     V big = a * pn_set1(0x1p24f);
-    V p = PN_POLY(a, 0x1.06eba8p-3f, 0x1.45f2fap-1f, 0x1.a4fa5ep-4f, -0x1.39cddcp-6f, -0x1.503ed4p-13f,
-                  0x1.b4fb06p-10f, -0x1.4bc32ep-11f, 0x1.ed5ba6p-14f, -0x1.3686b8p-17f);
+    V p = PN_POLY(a, 0x1.06eba8p-3f, 0x1.45f2fap-1f, 0x1.a4fa5ep-4f, -0x1.39cddcp-6f,
+                  -0x1.503ed4p-13f, 0x1.b4fb06p-10f, -0x1.4bc32ep-11f, 0x1.ed5ba6p-14f,
+                  -0x1.3686b8p-17f);
     p = pn_exp_core(pn_fma(big, p, big) * pn_set1(-0x1p-24f), 127, &n);
     V s = (V)(n << 23);
     return pn_copysign(pn_fma(s, p, s - pn_set1(1)), x);
 }
 
-/* sin and cos by pn_sin_core_d; lanes beyond its range, and they alone, by libm in double. */
+/* sin and cos by pn_sin_core_d; lanes beyond its range, and they alone, by libm in double: this
+ * branches on values. */
 PN_INLINE V pn_sincos(V x, uint64_t turn, double (*libm)(double)) {
     V y = pn_narrow(pn_sin_core_d(pn_widen_lo(x), turn), pn_sin_core_d(pn_widen_hi(x), turn));
     VI far = pn_abs(x) > pn_set1(PN_SIN_MAX);
@@ -134,14 +137,16 @@ PN_INLINE V pn_sincos(V x, uint64_t turn, double (*libm)(double)) {
 PN_INLINE V pn_sin(V x) { return pn_sincos(x, 0, sin); }
 PN_INLINE V pn_cos(V x) { return pn_sincos(x, 1, cos); }
 
-/* e^(y log x) in double lanes for floats x > 0, finite: pn_log_d's and pn_exp_d's methods with shorter
- * polynomials: deg R = 3, 2^-37; deg q = 5, 2^-34. log x is then good to 2^-37 and counts at most 104. */
+/* e^(y log x) in double lanes for floats x > 0, finite: pn_log_d's and pn_exp_d's methods with
+ * shorter polynomials, deg R = 3: 2^-37, deg q = 5: 2^-34. An error of log x counts |y log x|
+ * times, at most 104. */
 PN_INLINE VD pn_pow_core_d(VD x, VD y) {
     VD e;
     VDU shift, n; /* n: k + 1023 */
     VD f = pn_log_split_d(x, &e, &shift) - pn_set1_d(1);
     VD s = f / (f + pn_set1_d(2)), z = s * s;
-    VD r = PN_POLY_D(z, 0x1.555554fcda338p-1, 0x1.999a7c0272dc2p-2, 0x1.2438735e0fc33p-2, 0x1.e306330d2c40cp-3);
+    VD r = PN_POLY_D(z, 0x1.555554fcda338p-1, 0x1.999a7c0272dc2p-2, 0x1.2438735e0fc33p-2,
+                     0x1.e306330d2c40cp-3);
     VD l = pn_fma_d(e, pn_set1_d(0x1.62e42fefa39efp-1), pn_fnma_d(s, pn_fnma_d(z, r, f), f));
     r = pn_exp_split_d(pn_clamp_d(y * l, pn_set1_d(-110), pn_set1_d(90)), 1023, &n);
     VD q = PN_POLY_D(r, 0x1.000000430a929p-1, 0x1.555555992de48p-3, 0x1.5554800c448d9p-5,

@@ -11,7 +11,7 @@
  *           starts and stops it. Nobody waits for it: a second caller computes its chunks itself.
  * Gate:     one word, epoch | WAITED | STOP | OPEN | members inside.
  *
- *           closed, 0 inside --open--> open, k inside --close--> closed, k inside --> closed, 0 inside
+ *           closed, empty --open--> open, k inside --close--> closed, k inside --> closed, empty
  *
  *           A member enters by swapping k for k + 1 in a gate that it saw open, so that it cannot
  *           enter a closed one; it leaves by subtracting 1. Owner: write the region, open the gate,
@@ -49,7 +49,8 @@
 #endif
 
 enum {
-    SPIN_NS = 4000,         /* a waiting thread burns no more than this */
+    SPIN_NS = 4000,         /* a member without work keeps its core no longer than this */
+    JOIN_NS = 30000,        /* the owner waits awake for the last member: a wake costs 20-40 us */
     HOT_NS = 2000000,       /* a member under pn_hot: a forgotten pn_hot(1) costs 2 ms a region */
     GATHER_NS = 50000000,   /* with PYNN_CHUNK_DIV: wait so long for the members to come */
     STOP_NS = 200000000,    /* pn_team_stop: wait so long for the owner, for exit must not hang */
@@ -103,7 +104,7 @@ static _Thread_local int self = -1;
 #define RELAXED memory_order_relaxed
 #define COUNT(field, k) atomic_fetch_add_explicit(&stats.field, k, RELAXED)
 
-/* ---- waiting ---------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static int64_t now(void) {
     struct timespec t;
@@ -155,7 +156,7 @@ static void park_reset(void) {
 }
 #endif
 
-/* ---- floating-point state ---------------------------------------------------------------------- */
+/* ---- floating-point state -------------------------------------------------------------------- */
 
 /* Bodies run in one state on every thread: subnormals flushed, round to nearest, nothing trapped,
  * else a value would depend on the thread that computed it. Reading the register is cheap, writing
@@ -194,7 +195,7 @@ static inline fp_state fp_enter(void) { return 0; }
 static inline void fp_leave(fp_state old) { (void)old; }
 #endif
 
-/* ---- members ----------------------------------------------------------------------------------- */
+/* ---- members --------------------------------------------------------------------------------- */
 
 static int over_budget(int place) {
     return place + atomic_load_explicit(&callers, RELAXED) >
@@ -205,6 +206,7 @@ static int over_budget(int place) {
 static int64_t take_chunks(int worker, int place) {
     const region r = team.r;
     int64_t done = 0, i;
+    if (r.c->n_worker && worker >= r.c->n_worker) return 0; /* the team has grown since */
     while ((i = atomic_fetch_add_explicit(&team.next, 1, RELAXED)) < r.n) {
         while (atomic_load_explicit(&team.hold, RELAXED)) sched_yield();
         r.body(r.c, r.arg, i, worker);
@@ -256,7 +258,7 @@ static void member(int id) {
             seen = g & EPOCH;
             continue;
         }
-        if (!atomic_compare_exchange_strong(&team.gate, &g, g + 1)) continue; /* others came or left */
+        if (!atomic_compare_exchange_strong(&team.gate, &g, g + 1)) continue; /* others moved */
         seen = g & EPOCH;
         fp_enter();
         leave(take_chunks(id, place));
@@ -264,7 +266,7 @@ static void member(int id) {
     self = -1;
 }
 
-/* ---- the team's life --------------------------------------------------------------------------- */
+/* ---- the team's life ------------------------------------------------------------------------- */
 
 static void announce(int n) {
     atomic_store(&team.n, n);
@@ -339,7 +341,7 @@ static void *lead(void *arg) {
 /* The calls below that change the team are the owner's. */
 static int own(void) {
     int no = 0;
-    return atomic_compare_exchange_strong_explicit(&team.owned, &no, 1, memory_order_acquire, RELAXED);
+    return atomic_compare_exchange_strong(&team.owned, &no, 1);
 }
 
 static void disown(void) { atomic_store_explicit(&team.owned, 0, memory_order_release); }
@@ -405,7 +407,7 @@ static void fork_child(void) {
 
 __attribute__((constructor)) static void on_load(void) { pthread_atfork(NULL, NULL, fork_child); }
 
-/* ---- regions ----------------------------------------------------------------------------------- */
+/* ---- regions --------------------------------------------------------------------------------- */
 
 /* With PYNN_CHUNK_DIV, in tests, chunks are so small that the owner would run them all before a
  * member wakes, and the tests would prove nothing. So the members that come in claim a chunk each
@@ -446,7 +448,7 @@ static void close_gate(void) {
             if (!(atomic_load_explicit(&team.gate, memory_order_acquire) & INSIDE)) return;
             relax();
         }
-    } while (now() - since < SPIN_NS);
+    } while (now() - since < JOIN_NS);
     for (;;) {
         uint32_t left = atomic_load(&team.left);
         if (!(atomic_fetch_or(&team.gate, WAITED) & INSIDE)) return;
@@ -455,7 +457,7 @@ static void close_gate(void) {
 }
 
 static void run_here(pn_call *c, int64_t n, pn_body body, void *arg) {
-    int before = self, worker = before < 0 ? 0 : before; /* nested: the slice of scratch that is ours */
+    int before = self, worker = before < 0 ? 0 : before; /* nested: our own slice of scratch */
     self = worker;
     for (int64_t i = 0; i < n; i++) body(c, arg, i, worker);
     self = before;
@@ -496,7 +498,7 @@ void pn_for(pn_call *c, int64_t n_chunks, pn_body body, void *arg) {
     fp_leave(fp);
 }
 
-/* ---- errors ------------------------------------------------------------------------------------ */
+/* ---- errors ---------------------------------------------------------------------------------- */
 
 void pn_fail(pn_call *c, int code, int arg, int64_t index, double value) {
     while (__atomic_exchange_n(&c->lock, 1, __ATOMIC_ACQUIRE)) sched_yield();
@@ -506,7 +508,7 @@ void pn_fail(pn_call *c, int code, int arg, int64_t index, double value) {
     __atomic_store_n(&c->lock, 0, __ATOMIC_RELEASE);
 }
 
-/* ---- settings ---------------------------------------------------------------------------------- */
+/* ---- settings -------------------------------------------------------------------------------- */
 
 void pn_team_stop(void) {
     if (self >= 0) return; /* inside a body, where the team cannot end */
@@ -540,7 +542,7 @@ void pn_hot(int on) {
     while (!atomic_compare_exchange_weak(&hot, &k, on ? k + 1 : k > 0 ? k - 1 : 0)) {}
 }
 
-/* ---- counters ---------------------------------------------------------------------------------- */
+/* ---- counters -------------------------------------------------------------------------------- */
 
 void pn_par_stats(pn_par_info *out) {
     *out = (pn_par_info){

@@ -1,8 +1,8 @@
 /* pn_simd.h: one vector type, V, of PN_VL lanes of T, on GCC's and Clang's vector extensions.
  *
- * + - * / and comparisons (which give VI: all ones or all zeros per lane) are the compiler's own; this
- * file adds what the language has no operator for. Bits of a lane's result depend on that lane's
- * operands only, never on the lane or on its neighbours.
+ * + - * / and comparisons (which give VI: all ones or all zeros per lane) are the compiler's own;
+ * this file adds what the language has no operator for. Bits of a lane's result depend on that
+ * lane's operands only, never on the lane or on its neighbours.
  *
  *   load, store     pn_load pn_store pn_set1 pn_load_part pn_store_part
  *   arithmetic      pn_fma pn_fnma pn_sqrt pn_max pn_min pn_clamp pn_abs pn_copysign
@@ -60,20 +60,25 @@ typedef uint64_t pn_uint;
 #endif
 #define PN_PIECES (PN_VBYTES / PN_HBYTES)
 
-#if PN_PIECES > 1 && !defined __clang__ /* a V wider than a register changes an ABI that nobody uses */
+#if PN_PIECES > 1 && !defined __clang__ /* a V wider than a register: an ABI that nobody uses */
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif
 
 #define PN_INLINE static inline __attribute__((always_inline))
+#ifdef __clang__
+#define PN_UNROLL _Pragma("unroll")
+#else
+#define PN_UNROLL _Pragma("GCC unroll 16")
+#endif
 
 typedef T V __attribute__((vector_size(PN_VBYTES)));
 typedef pn_int VI __attribute__((vector_size(PN_VBYTES)));
-typedef pn_uint VU __attribute__((vector_size(PN_VBYTES))); /* where a right shift brings in zeros */
+typedef pn_uint VU __attribute__((vector_size(PN_VBYTES))); /* right shifts bring in zeros */
 typedef T pn_vmem __attribute__((vector_size(PN_VBYTES), aligned(sizeof(T)), may_alias));
 typedef T pn_h __attribute__((vector_size(PN_HBYTES)));
 typedef pn_int pn_hi __attribute__((vector_size(PN_HBYTES)));
 
-/* ---- load and store --------------------------------------------------------------------------- */
+/* ---- load and store ----------------------------------------------------------------------- */
 
 /* Any address that suits a T. */
 PN_INLINE V pn_load(const T *p) { return *(const pn_vmem *)p; }
@@ -93,7 +98,7 @@ PN_INLINE V pn_set1(T x) { return x - (V){0}; }
 #define PN_LANES ((VI){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15})
 #endif
 
-/* ---- what the hardware has an instruction for, on one register -------------------------------- */
+/* ---- what the hardware has an instruction for, on one register ---------------------------- */
 
 #if defined __x86_64__
 
@@ -121,9 +126,15 @@ PN_INLINE pn_h pn_fma_h(pn_h a, pn_h b, pn_h c) { return a * b + c; }
 PN_INLINE pn_h pn_fnma_h(pn_h a, pn_h b, pn_h c) { return c - a * b; }
 #endif
 PN_INLINE pn_h pn_sqrt_h(pn_h a) { return PN_MM(sqrt)(a); }
-PN_INLINE pn_h pn_round_h(pn_h a) { return PN_MM_ROUND(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-PN_INLINE pn_h pn_floor_h(pn_h a) { return PN_MM_ROUND(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-PN_INLINE pn_h pn_ceil_h(pn_h a) { return PN_MM_ROUND(a, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC); }
+PN_INLINE pn_h pn_round_h(pn_h a) {
+    return PN_MM_ROUND(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+PN_INLINE pn_h pn_floor_h(pn_h a) {
+    return PN_MM_ROUND(a, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+}
+PN_INLINE pn_h pn_ceil_h(pn_h a) {
+    return PN_MM_ROUND(a, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC);
+}
 PN_INLINE pn_h pn_trunc_h(pn_h a) { return PN_MM_ROUND(a, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC); }
 /* max and min of x86 give b where either operand is NaN. */
 PN_INLINE pn_h pn_max_b_h(pn_h a, pn_h b) { return PN_MM(max)(a, b); }
@@ -158,32 +169,44 @@ PN_INLINE int pn_any_h(pn_hi m) { return vmaxvq_u32((uint32x4_t)m) != 0; }
 
 #endif
 
-/* ---- the same on a V -------------------------------------------------------------------------- */
+/* ---- the same on a V ---------------------------------------------------------------------- */
 
 #if PN_PIECES == 1
-#define PN_LIFT1(name) \
+#define PN_LIFT1(name)                                                                             \
     PN_INLINE V name(V a) { return name##_h(a); }
-#define PN_LIFT2(name) \
+#define PN_LIFT2(name)                                                                             \
     PN_INLINE V name(V a, V b) { return name##_h(a, b); }
-#define PN_LIFT3(name) \
+#define PN_LIFT3(name)                                                                             \
     PN_INLINE V name(V a, V b, V c) { return name##_h(a, b, c); }
 PN_INLINE int pn_any(VI m) { return pn_any_h(m); }
 #else
-typedef union { V v; pn_h h[PN_PIECES]; } pn_pieces;
-#define PN_LIFT1(name) PN_INLINE V name(V a) { \
-    pn_pieces x = {a}, r; \
-    for (int i = 0; i < PN_PIECES; i++) r.h[i] = name##_h(x.h[i]); \
-    return r.v; }
-#define PN_LIFT2(name) PN_INLINE V name(V a, V b) { \
-    pn_pieces x = {a}, y = {b}, r; \
-    for (int i = 0; i < PN_PIECES; i++) r.h[i] = name##_h(x.h[i], y.h[i]); \
-    return r.v; }
-#define PN_LIFT3(name) PN_INLINE V name(V a, V b, V c) { \
-    pn_pieces x = {a}, y = {b}, z = {c}, r; \
-    for (int i = 0; i < PN_PIECES; i++) r.h[i] = name##_h(x.h[i], y.h[i], z.h[i]); \
-    return r.v; }
+typedef union {
+    V v;
+    pn_h h[PN_PIECES];
+} pn_pieces;
+#define PN_LIFT1(name)                                                                             \
+    PN_INLINE V name(V a) {                                                                        \
+        pn_pieces x = {a}, r;                                                                      \
+        for (int i = 0; i < PN_PIECES; i++) r.h[i] = name##_h(x.h[i]);                             \
+        return r.v;                                                                                \
+    }
+#define PN_LIFT2(name)                                                                             \
+    PN_INLINE V name(V a, V b) {                                                                   \
+        pn_pieces x = {a}, y = {b}, r;                                                             \
+        for (int i = 0; i < PN_PIECES; i++) r.h[i] = name##_h(x.h[i], y.h[i]);                     \
+        return r.v;                                                                                \
+    }
+#define PN_LIFT3(name)                                                                             \
+    PN_INLINE V name(V a, V b, V c) {                                                              \
+        pn_pieces x = {a}, y = {b}, z = {c}, r;                                                    \
+        for (int i = 0; i < PN_PIECES; i++) r.h[i] = name##_h(x.h[i], y.h[i], z.h[i]);             \
+        return r.v;                                                                                \
+    }
 PN_INLINE int pn_any(VI m) {
-    union { VI v; pn_hi h[PN_PIECES]; } x = {m};
+    union {
+        VI v;
+        pn_hi h[PN_PIECES];
+    } x = {m};
     int any = 0;
     for (int i = 0; i < PN_PIECES; i++) any |= pn_any_h(x.h[i]);
     return any;
@@ -200,7 +223,7 @@ PN_LIFT1(pn_trunc)
 PN_LIFT2(pn_max_b) /* NaN where b is NaN; where only a is, b on x86 and NaN on aarch64 */
 PN_LIFT2(pn_min_b)
 
-/* ---- choice, signs, bounds -------------------------------------------------------------------- */
+/* ---- choice, signs, bounds ---------------------------------------------------------------- */
 
 /* mask ? a : b; a mask's lane is all ones or all zeros, as comparisons give. */
 PN_INLINE V pn_select(VI mask, V a, V b) {
@@ -214,10 +237,12 @@ PN_INLINE V pn_select(VI mask, V a, V b) {
 #define PN_SIGN ((pn_int)((pn_uint)1 << (8 * sizeof(T) - 1)))
 PN_INLINE VI pn_signs(void) { return PN_SIGN - (VI){0}; }
 PN_INLINE V pn_abs(V x) { return (V)((VI)x & ~pn_signs()); }
-PN_INLINE V pn_copysign(V x, V sign) { return (V)(((VI)x & ~pn_signs()) | ((VI)sign & pn_signs())); }
+PN_INLINE V pn_copysign(V x, V sign) {
+    return (V)(((VI)x & ~pn_signs()) | ((VI)sign & pn_signs()));
+}
 PN_INLINE VI pn_isnan(V x) { return x != x; }
 
-/* ---- parts of a vector ------------------------------------------------------------------------ */
+/* ---- parts of a vector -------------------------------------------------------------------- */
 
 /* Lanes [0, n) from p, the others = fill; no byte beyond p[n-1] is touched. (A masked lane of x86's
  * masked moves never faults.) */
@@ -274,10 +299,10 @@ PN_INLINE V pn_vmin(V a, V b) {
 /* min(max(x, lo), hi), NaN where x is NaN; lo and hi are not NaN. Two instructions. */
 PN_INLINE V pn_clamp(V x, V lo, V hi) { return pn_min_b(hi, pn_max_b(lo, x)); }
 
-/* ---- across lanes ----------------------------------------------------------------------------- */
+/* ---- across lanes ------------------------------------------------------------------------- */
 
-/* The one tree: w = PN_VL/2, PN_VL/4, ..., 1: lane i is joined with lane i + w. Its shape depends on
- * PN_VL only. (By exchange every lane holds the result, and a + b = b + a to the bit.) */
+/* The one tree: w = PN_VL/2, PN_VL/4, ..., 1: lane i is joined with lane i + w. Its shape depends
+ * on PN_VL only. (By exchange every lane holds the result, and a + b = b + a to the bit.) */
 PN_INLINE V pn_swap(V v, int w) {
 #ifdef __clang__
     V r = v;
@@ -289,18 +314,18 @@ PN_INLINE V pn_swap(V v, int w) {
 }
 
 PN_INLINE T pn_hsum(V v) {
-#pragma GCC unroll 8
+    PN_UNROLL
     for (int w = PN_VL / 2; w > 0; w /= 2) v += pn_swap(v, w);
     return v[0];
 }
 
 PN_INLINE T pn_hmax(V v) {
-#pragma GCC unroll 8
+    PN_UNROLL
     for (int w = PN_VL / 2; w > 0; w /= 2) v = pn_vmax(v, pn_swap(v, w));
     return v[0];
 }
 
-/* ---- double lanes ----------------------------------------------------------------------------- */
+/* ---- double lanes ------------------------------------------------------------------------- */
 
 /* VD has as many bytes as V. For f32 a V widens to two of them, exactly; for f64 VD is V. */
 #if PN_KIND == PN_f64
@@ -329,18 +354,24 @@ PN_INLINE V pn_narrow(VD lo, VD hi) { /* rounds to nearest even, overflows to in
 #elif PN_HBYTES == 32 && PN_PIECES == 1
 PN_INLINE VD pn_widen_lo(V v) { return _mm256_cvtps_pd(_mm256_castps256_ps128(v)); }
 PN_INLINE VD pn_widen_hi(V v) { return _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1)); }
-PN_INLINE V pn_narrow(VD lo, VD hi) { return _mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo)); }
+PN_INLINE V pn_narrow(VD lo, VD hi) {
+    return _mm256_set_m128(_mm256_cvtpd_ps(hi), _mm256_cvtpd_ps(lo));
+}
 #elif defined __x86_64__ && PN_PIECES == 1
 PN_INLINE VD pn_widen_lo(V v) { return _mm_cvtps_pd(v); }
 PN_INLINE VD pn_widen_hi(V v) { return _mm_cvtps_pd(_mm_movehl_ps(v, v)); }
 PN_INLINE V pn_narrow(VD lo, VD hi) { return _mm_movelh_ps(_mm_cvtpd_ps(lo), _mm_cvtpd_ps(hi)); }
 #else
 typedef float pn_half __attribute__((vector_size(PN_VBYTES / 2)));
-typedef union { V v; pn_half half[2]; } pn_halves;
+typedef union {
+    V v;
+    pn_half half[2];
+} pn_halves;
 PN_INLINE VD pn_widen_lo(V v) { return __builtin_convertvector(((pn_halves){v}).half[0], VD); }
 PN_INLINE VD pn_widen_hi(V v) { return __builtin_convertvector(((pn_halves){v}).half[1], VD); }
 PN_INLINE V pn_narrow(VD lo, VD hi) {
-    pn_halves r = {.half = {__builtin_convertvector(lo, pn_half), __builtin_convertvector(hi, pn_half)}};
+    pn_halves r = {
+        .half = {__builtin_convertvector(lo, pn_half), __builtin_convertvector(hi, pn_half)}};
     return r.v;
 }
 #endif
@@ -353,7 +384,10 @@ PN_INLINE VD pn_clamp_d(VD x, VD lo, VD hi) {
 }
 
 typedef double pn_hd __attribute__((vector_size(PN_HBYTES)));
-typedef union { VD v; pn_hd h[PN_PIECES]; } pn_pieces_d;
+typedef union {
+    VD v;
+    pn_hd h[PN_PIECES];
+} pn_pieces_d;
 PN_INLINE pn_hd pn_fma_hd(pn_hd a, pn_hd b, pn_hd c) {
 #if defined __aarch64__
     return vfmaq_f64(c, a, b);

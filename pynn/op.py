@@ -29,7 +29,7 @@ from typing import Any
 
 from . import _core
 
-__all__ = ["OPS", "Effect", "Op"]
+__all__ = ["OPS", "Effect", "ListEffect", "Op"]
 
 _ARG = re.compile(r"(\w+)\[([^\]]*)\](\?)?(?::([TCAib*])(?:<(\w+))?)?")
 _KERNELS = _core.kernels()
@@ -215,9 +215,8 @@ class Op(_core.OpBase):
         self.stem = stem
         scratch = bool(k_outs) and k_outs[-1] == "scratch"
         n_read = self.n_in - self.n_write
-        listed = any(n.endswith("_list") for n in k_ins + k_outs)
         want = (self.in_names[:n_read], self.in_names[n_read:] + self.out_names)
-        if not listed and want != (k_ins, k_outs[:-1] if scratch else k_outs):
+        if want != (k_ins, k_outs[:-1] if scratch else k_outs):
             raise ValueError(f"{self.name}: the entry has {want}, kernel {kernel} has {(k_ins, k_outs)}")
         missing = [p for p in k_pars if p not in self.defaults]
         if missing:
@@ -292,3 +291,21 @@ class Effect(Op):
 
     def __init__(self, name: str, ins: str, writes: str, outs: str = "", **entry):
         super().__init__(name, ins, outs, writes=writes, **entry)
+
+
+class ListEffect(Effect):
+    """An effect over any number of tensors in one call of its kernel: an optimizer's step, clipping.
+
+    Arguments with names ending in `_list` are columns of a table. Called as effect(*singles, rows, **params)
+    with a tuple of tensors for each row, in the entry's order; see _core.run_list.
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *args, **params):
+        unknown = params.keys() - self.defaults.keys()
+        missing = [k for k in self.required if k not in params]
+        if not args or unknown or missing:
+            raise TypeError(f"{self.name}: expected single tensors, rows and {', '.join(self.defaults)}, got "
+                            f"{len(args)} arguments and {', '.join(params)}")  # fmt: skip
+        _core.run_list(self, args[:-1], args[-1], {**self.defaults, **params})

@@ -18,7 +18,7 @@
 typedef struct nest {
     int ndim, from, to;
     int64_t shape[PN_MAXDIM], xs[PN_MAXDIM], ys[PN_MAXDIM], total, grain;
-    const char *x;
+    const char *x; /* NULL: zeros */
     char *y;
 } nest;
 
@@ -98,6 +98,15 @@ static void row(int from, int to, const void *xp, int64_t xs, void *yp, int64_t 
     }
 }
 
+/* All bits zero: the 0 of every dtype. */
+static void clear(char *y, int64_t step, int64_t item, int64_t n) {
+    if (step == item) {
+        memset(y, 0, (size_t)(n * item));
+        return;
+    }
+    for (int64_t i = 0; i < n; i++) memset(y + i * step, 0, (size_t)item);
+}
+
 static void copy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const nest *t = arg;
     int last = t->ndim - 1;
@@ -109,7 +118,10 @@ static void copy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
             x += rest % t->shape[d] * t->xs[d], y += rest % t->shape[d] * t->ys[d];
             rest /= t->shape[d];
         }
-        row(t->from, t->to, t->x + x * itemsize[t->from], t->xs[last], t->y + y * itemsize[t->to], t->ys[last], n);
+        if (!t->x)
+            clear(t->y + y * itemsize[t->to], t->ys[last] * itemsize[t->to], itemsize[t->to], n);
+        else
+            row(t->from, t->to, t->x + x * itemsize[t->from], t->xs[last], t->y + y * itemsize[t->to], t->ys[last], n);
         lo += n;
     }
 }
@@ -123,10 +135,8 @@ static void copy(pn_call *c, const pn_array *x, const pn_array *y) {
 PN_FN(copy_fwd) { copy(c, ARG(copy_fwd, x), ARG(copy_fwd, y)); }
 
 static void zero(pn_call *c, const pn_array *y) {
-    static const double nought = 0; /* all bits zero: the 0 of every dtype */
     pn_array x = *y;
-    x.data = (void *)&nought;
-    for (int d = 0; d < x.ndim; d++) x.strides[d] = 0;
+    x.data = NULL;
     copy(c, &x, y);
 }
 

@@ -65,6 +65,9 @@ static int64_t offset(int n, const int64_t *size, const int64_t *stride, int64_t
     return off;
 }
 
+/* The parts' results, or those of integers narrower than T, are put down before they become y. */
+static int via_scratch(const reduce *r, const pn_array *y) { return r->parts > 1 || y->dtype != PN_DTYPE; }
+
 /* n elements of one output from the i-th reduced one, as contiguous T: in place, or through buffer */
 static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *buffer) {
     int last = r->n_red - 1, item = (int)pn_itemsize(r->dtype);
@@ -138,13 +141,12 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
     }                                                                                              \
     static void name##_run(pn_call *c, const pn_array *x, const pn_array *y, void *scratch) {      \
         reduce r = plan_reduce(x, y);                                                              \
-        r.to = r.parts > 1 ? scratch : y->data;                                                    \
+        r.to = via_scratch(&r, y) ? scratch : y->data;                                             \
         pn_for(c, r.parts * r.out_chunks, name##_chunk, &r);                                       \
-        if (r.parts == 1) return;                                                                  \
         for (int64_t half = 1; half < r.parts; half *= 2)                                          \
             for (int64_t k = 0; k + half < r.parts; k += 2 * half)                                 \
                 name##_add(r.to + k * r.outs, r.to + (k + half) * r.outs, r.outs);                 \
-        memcpy(y->data, r.to, (size_t)r.outs * sizeof(T));                                         \
+        if (r.to != y->data) pn_block_store(r.to, y->dtype, y->data, 1, r.outs);                   \
     }
 
 #define ADD(a, b) ((a) + (b))
@@ -173,7 +175,7 @@ DEFINE(amin, pn_vmin, pn_vmin, SELF, INT64_MAX)
 
 static int64_t parts_bytes(const pn_array *x, const pn_array *y) {
     reduce r = plan_reduce(x, y);
-    return r.parts > 1 ? r.parts * r.outs * (int64_t)sizeof(T) : 0;
+    return via_scratch(&r, y) ? r.parts * r.outs * (int64_t)sizeof(T) : 0;
 }
 
 PN_FN(sum_to_fwd) { sum_run(c, ARG(sum_to_fwd, x), ARG(sum_to_fwd, y), ARG(sum_to_fwd, scratch)->data); }

@@ -165,24 +165,20 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef pn_scratch_fn scratch_fn
     cdef Storage scratch = None
     cdef int64_t need
-    cdef int k
-    cdef object v
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
-    fn = pn_kernel_fn(op.kernel_id, dtype if dtype != PN_NONE else PN_F32)
+    if dtype == PN_NONE:  # indices, bools, or arguments of any dtype alone: the first result tells the form
+        dtype = arr[op.n_in].dtype if op.n_out > 0 else PN_F32
+    fn = pn_kernel_fn(op.kernel_id, dtype)
     if fn == NULL:
-        raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype] if dtype >= 0 else 'none'}")
-    for k in range(len(op.par_names)):
-        v = params[op.par_names[k]]
-        if (<const char *>op.par_kinds)[k] == c'f':
-            par[k].f = v
-        else:
-            par[k].i = -1 if v is None else v
+        raise TypeError(f"{op.name}: expected a floating dtype, got {_dtypes[dtype]}")
+    fill_params(op, params, par)
     memset(&c.err, 0, sizeof(pn_error))
     c.arg = arr
     c.par = par
     c.n_arg = n_arg
     c.lock = 0
+    c.n_worker = pn_max_workers()
     if op.has_scratch:
         scratch_fn = pn_kernel_scratch(op.kernel_id, dtype)
         need = scratch_fn(&c)
@@ -199,7 +195,19 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     if c.err.code != PN_OK:
         kernel_error(op, &c, dims)
     if pn_anomaly:
-        check_finite(op, arr, n_arg)
+        check_finite(op, &arr[op.n_in], n_arg - op.n_in)
+    return 0
+
+
+cdef int fill_params(OpBase op, dict params, pn_value *par) except -1:
+    cdef int k
+    cdef object v
+    for k in range(len(op.par_names)):
+        v = params[op.par_names[k]]
+        if (<const char *>op.par_kinds)[k] == c'f':
+            par[k].f = v
+        else:
+            par[k].i = -1 if v is None else v
     return 0
 
 
@@ -260,9 +268,9 @@ cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:
     raise ValueError(text)
 
 
-cdef int check_finite(OpBase op, const pn_array *arr, int n_arg) except -1:
+cdef int check_finite(OpBase op, const pn_array *arr, int n) except -1:
     cdef int k
-    for k in range(op.n_in, n_arg):
+    for k in range(n):
         a = array_view(&arr[k])
         if a is not None and a.dtype.kind == "f" and not np.isfinite(a).all():
             bad = "NaN" if np.isnan(a).any() else "Inf"
@@ -301,78 +309,179 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     return y
 
 
-# ---- fused steps over lists of tensors -----------------------------------------------------------
+# ---- effects over lists of tensors ---------------------------------------------------------------
 
 cdef extern from "stdlib.h" nogil:
     void *malloc(size_t)
     void free(void *)
 
 
-def run_list(OpBase op, tuple fixed, list groups, int n_write, dict params):
-    """Runs an effect over groups of equally shaped tensors in one call; the first n_write of each are written.
+def run_list(OpBase op, tuple fixed, list rows, dict params):
+    """Runs a list effect on every row in one call, or in two where rows of both floating dtypes occur.
 
-    fixed: the tensors before the list (0-d hyper-parameters). Every member is dense in memory in the
-    order of the group's first; one that is not is read from a copy.
+    fixed holds the entry's single tensors in the entry's order, a row (a tuple) those whose names end in
+    `_list`: 0-d ones for state that counts, and large ones of one shape and dtype. The kernel gets
+    these in one dense order of memory, that of the first one written; what lies otherwise goes through
+    a copy, and back.
     """
-    cdef int width = len(groups[0]) if groups else 0, n_arg = len(fixed) + width * len(groups), k = 0, j
-    cdef pn_array *arr
-    cdef pn_call c
-    cdef pn_value[12] par
-    cdef TensorBase t, head
-    cdef list held = []
-    cdef int64_t n = 0
-    if not groups:
-        return
-    arr = <pn_array *>malloc((n_arg + 1) * sizeof(pn_array))
+    cdef int64_t[2] n = [0, 0]
+    cdef int dtype, lead = lead_column(op)
+    cdef TensorBase t
+    for row in rows:
+        if len(<tuple?>row) != op.n_in - op.n_fixed:
+            raise TypeError(f"{op.name}: expected rows of {op.n_in - op.n_fixed} tensors, got {len(row)}")
+        t = <TensorBase?>(<tuple>row)[lead]
+        if t.a.dtype > PN_F64:
+            raise TypeError(f"{op.name}: argument '{op.in_names[op.list_order[op.n_fixed + lead]]}': "
+                            f"expected a floating dtype, got {t.dtype}")
+        n[t.a.dtype] += 1
+    if len(fixed) != op.n_fixed:
+        raise TypeError(f"{op.name}: expected {op.n_fixed} single tensors, got {len(fixed)}")
+    for dtype in range(2):
+        if n[dtype] > 0:
+            launch_list(op, fixed, rows, params, dtype, n[dtype], lead)
+
+
+cdef inline bint is_written(OpBase op, int k) noexcept:
+    return k >= op.n_in - op.n_write
+
+
+cdef int lead_column(OpBase op) noexcept:
+    """The column whose tensors set shape, dtype and layout of their rows: the first one written, or the first."""
+    cdef int j
+    for j in range(op.n_in - op.n_fixed):
+        if is_written(op, op.list_order[op.n_fixed + j]):
+            return j
+    return 0
+
+
+cdef int launch_list(OpBase op, tuple fixed, list rows, dict params, int dtype, int64_t n_rows, int lead) except -1:
+    """One call of the kernel: the rows whose lead is of that dtype."""
+    cdef int width = op.n_in - op.n_fixed
+    cdef int64_t n_arg = op.n_fixed + n_rows * width, n = 0, i
+    cdef int j, k
+    cdef pn_array want
+    cdef pn_array *at
+    cdef pn_array *arr = <pn_array *>malloc((n_arg + 1) * sizeof(pn_array))
+    cdef TensorBase head
+    cdef tuple row
+    cdef list back = [], held = []
     if arr == NULL:
         raise MemoryError(f"{op.name}: out of memory")
     try:
-        for t in fixed:
-            arr[k] = t.a
-            k += 1
-        for group in groups:
-            head = <TensorBase>group[0]
+        for j in range(op.n_fixed):
+            put_number(op, op.list_order[j], <TensorBase?>fixed[j], &arr[j])
+        at = &arr[op.n_fixed]
+        for row in rows:
+            head = <TensorBase>row[lead]
+            if head.a.dtype != dtype:
+                continue
+            pack_like(&head.a, &want)
             for j in range(width):
-                t = <TensorBase>group[j]
-                if j < n_write:
-                    check_writable(t, op.name)
-                arr[k] = list_member(op, head, t, j < n_write, held).a
-                k += 1
-            n += size_of(&head.a)
-        for j in range(len(op.par_names)):
-            if (<const char *>op.par_kinds)[j] == c'f':
-                par[j].f = params[op.par_names[j]]
-            else:
-                par[j].i = params[op.par_names[j]]
-        memset(&c.err, 0, sizeof(pn_error))
-        c.arg, c.par, c.n_arg, c.lock = arr, par, n_arg, 0
-        run_kernel(pn_kernel_fn(op.kernel_id, head.a.dtype), &c, n * 2.0)
-        if c.err.code != PN_OK:
-            raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
-        for group in groups:
-            for j in range(n_write):
-                (<TensorBase>group[j]).storage.version = tick()
+                k = op.list_order[op.n_fixed + j]
+                put_member(op, k, <object>PyTuple_GET_ITEM(row, j), &want, at + j, held, back)
+            at += width
+            n += size_of(&want)
+        launch_rows(op, arr, n_arg, params, dtype, n)
+        for head, copy in back:
+            copy_into(&(<TensorBase>copy).a, &head.a)
+        if pn_anomaly:
+            for i in range(n_rows):
+                for j in range(width):
+                    if is_written(op, op.list_order[op.n_fixed + j]):
+                        check_finite(op, &arr[op.n_fixed + i * width + j], 1)
+        bump_written(op, fixed, rows, dtype, lead)
     finally:
         free(arr)
+    return 0
 
 
-cdef TensorBase list_member(OpBase op, TensorBase head, TensorBase t, bint written, list held):
-    """t as a kernel over flat memory may read it: of head's shape, dtype and strides."""
-    cdef TensorBase copy
-    cdef int d
-    cdef bint same = same_shape(&t.a, &head.a) and t.a.dtype == head.a.dtype
-    if not same:
-        raise ValueError(f"{op.name}: expected shape {head.shape} and dtype {head.dtype}, got {t.shape} and {t.dtype}")
-    for d in range(t.a.ndim):
-        if t.a.shape[d] > 1 and t.a.strides[d] != head.a.strides[d]:
-            same = False
-    if same:
-        return t
-    if written:
-        raise ValueError(f"{op.name}: the tensors written must share one memory layout")
+cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int dtype, int64_t n) except -1:
+    """Runs the kernel on arr, which has room for scratch behind its n_arg arrays."""
+    cdef pn_call c
+    cdef pn_value[12] par
+    cdef Storage scratch
+    cdef int64_t need
+    fill_params(op, params, par)
+    memset(&c.err, 0, sizeof(pn_error))
+    c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
+    if op.has_scratch:
+        need = pn_kernel_scratch(op.kernel_id, dtype)(&c)
+        scratch = new_storage(need)
+        memset(&arr[n_arg], 0, sizeof(pn_array))
+        arr[n_arg].dtype = PN_U8
+        arr[n_arg].data = scratch.data
+        c.n_arg += 1
+    run_kernel(pn_kernel_fn(op.kernel_id, dtype), &c, call_cost(op, NULL, arr, n_arg, n))
+    if c.err.code != PN_OK:
+        raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
+    return 0
+
+
+cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
+    """t, a 0-d floating tensor, as argument k."""
+    if t.a.ndim != 0 or t.a.dtype > PN_F64:
+        raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected a 0-d floating tensor, "
+                         f"got shape {t.shape} and dtype {t.dtype}")
+    if is_written(op, k):
+        check_writable(t, op.name)
+    to[0] = t.a
+    return 0
+
+
+cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_array *to, list held, list back) except -1:
+    """A member of a row as the kernel may see it: where it does not lie as `want` says, a copy."""
+    cdef TensorBase t, copy
+    if member is None:
+        if not op.spec[k].optional:
+            raise TypeError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, got None")
+        to.dtype = PN_NONE
+        to.data = NULL
+        to.ndim = 0
+        return 0
+    t = <TensorBase?>member
+    if op.spec[k].n_dims == 0 and op.spec[k].ell < 0:
+        return put_number(op, k, t, to)
+    if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
+        raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
+                         f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
+    if is_written(op, k):
+        check_writable(t, op.name)
+    if same_steps(&t.a, want):
+        to[0] = t.a
+        return 0
     copy = blank()
-    copy.a = head.a
+    copy.a = want[0]
     allocate(copy)
     copy_into(&t.a, &copy.a)
+    to[0] = copy.a
     held.append(copy)
-    return copy
+    if is_written(op, k):
+        check_distinct(op, k, t)
+        back.append((t, copy))
+    return 0
+
+
+cdef int check_distinct(OpBase op, int k, TensorBase t) except -1:
+    """Raises where several elements of what is written share one place in memory."""
+    cdef int d
+    for d in range(t.a.ndim):
+        if t.a.shape[d] > 1 and t.a.strides[d] == 0:
+            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written, and dimension {d} of its shape "
+                             f"{t.shape} repeats the same memory; use x.clone()")
+    return 0
+
+
+cdef int bump_written(OpBase op, tuple fixed, list rows, int dtype, int lead) except -1:
+    cdef int j, k
+    cdef object t
+    for j in range(op.n_fixed):
+        if is_written(op, op.list_order[j]):
+            (<TensorBase>fixed[j]).storage.version = tick()
+    for j in range(op.n_in - op.n_fixed):
+        if is_written(op, op.list_order[op.n_fixed + j]):
+            for row in rows:
+                t = <object>PyTuple_GET_ITEM(row, j)
+                if t is not None and (<TensorBase>(<tuple>row)[lead]).a.dtype == dtype:
+                    (<TensorBase>t).storage.version = tick()
+    return 0

@@ -171,7 +171,7 @@ cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int sa
     for k in range(n.n_out):
         if outs[k] is not None:
             y = <TensorBase>outs[k]
-            if y.a.dtype <= PN_F64:
+            if y.a.dtype <= PN_F64 and (k >= op.n_out or op.spec[op.n_in + k].kind != c'C'):
                 y.node = n
                 y.out_idx = k
     return 0
@@ -229,7 +229,7 @@ cdef list node_grads(Node n, list dys, int need, bint create_graph):
     cdef object gs
     check_saved(n)
     for k in range(n.n_out):
-        if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None:
+        if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None and n.op.spec[n.op.n_in + k].kind != c'C':
             dys[k] = zeros_like_array(&(<TensorBase>n.shadows[k]).a)
     if n.op.vjp is not None:
         before = pn_need_mask
@@ -556,19 +556,17 @@ cdef extern from "Python.h":
 
 
 cdef TensorBase owned(TensorBase g, TensorBase leaf):
-    """g as a leaf's gradient: with the leaf's strides, in memory that nothing else sees."""
+    """g as a leaf's gradient: in the leaf's order of memory, which nothing else sees."""
     cdef TensorBase t
-    cdef int d
+    cdef pn_array want
     cdef bint same = Py_REFCNT(<PyObject *>g.storage) == 1 and Py_REFCNT(<PyObject *>g) <= 2
     if g.node is not None:
         return g
-    for d in range(g.a.ndim):
-        if g.a.shape[d] > 1 and g.a.strides[d] != leaf.a.strides[d]:
-            same = False
-    if same:
+    pack_like(&leaf.a, &want)
+    if same and same_steps(&g.a, &want):
         return g
     t = blank()
-    t.a = leaf.a
+    t.a = want
     allocate(t)
     copy_into(&g.a, &t.a)
     return t

@@ -37,7 +37,7 @@ cdef extern from "pn.h" nogil:
     ctypedef struct pn_call:
         pn_array *arg
         const pn_value *par
-        int32_t n_arg, lock
+        int32_t n_arg, lock, n_worker
         pn_error err
     ctypedef void (*pn_fn)(pn_call *) noexcept nogil
     ctypedef int64_t (*pn_scratch_fn)(const pn_call *) noexcept nogil
@@ -82,11 +82,11 @@ cdef extern from *:
     static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
     static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
     #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
-    #define tensor_new(type, args) (((PyTypeObject *)(type))->tp_new((PyTypeObject *)(type), args, NULL))
+    #define tensor_new(base, type, args) (((PyTypeObject *)(base))->tp_new((PyTypeObject *)(type), args, NULL))
     """
     int pn_grad_off, pn_free_depth, pn_anomaly
     bint pn_mul_overflow(int64_t a, int64_t b, int64_t *r) nogil
-    object tensor_new(object type, tuple args)
+    object tensor_new(object base, object type, tuple args)
 
 include "storage.pxi"
 include "tensor.pxi"

@@ -31,16 +31,18 @@ cdef class OpBase:
     cdef readonly str name
     cdef readonly tuple in_names, out_names, sym_names, par_names
     cdef readonly int n_in, n_out, n_write  # written inputs stand last among the inputs
+    cdef readonly int n_fixed       # of a list effect: inputs that are single tensors; the others are columns
+    cdef int[MAX_ARG] list_order    # of a list effect: the inputs, the single ones first
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
     cdef readonly bytes par_kinds
-    cdef int view_kind
+    cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
     cdef int n_term
     cdef Term[MAX_TERM] term
     cdef readonly dict defaults
-    cdef tuple required             # parameters without a default
+    cdef readonly tuple required    # parameters without a default
     cdef readonly object shape_fn, dtype_fn, py_kernel, vjp, formula
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
@@ -61,6 +63,7 @@ cdef class OpBase:
         self.n_in = len(ins)
         self.n_out = len(outs)
         self.n_write = n_write
+        self._order_columns()
         if self.n_in + self.n_out >= MAX_ARG or len(sym_names) > MAX_SYM:
             raise ValueError(f"{self.name}: too many arguments or named dimensions")
         for k, (_, dims, ell, kind, optional, bound) in enumerate(list(ins) + list(outs)):
@@ -72,6 +75,16 @@ cdef class OpBase:
             self.spec[k].kind = ord(kind)
             self.spec[k].optional = optional
             self.spec[k].bound = bound
+
+    def _order_columns(self):
+        cdef int k, n = 0
+        for columns in (False, True):
+            for k, name in enumerate(self.in_names):
+                if name.endswith("_list") == columns and n < MAX_ARG:
+                    self.list_order[n] = k
+                    n += 1
+            if not columns:
+                self.n_fixed = n
 
     def _set_kernel(self, int kernel_id, par_names, bytes par_kinds, bint has_scratch, bint rows, bint like,
                     bint promote):
@@ -148,8 +161,10 @@ cdef str spec_text(OpBase op, int k):
     return f"[{','.join(parts)}]"
 
 
-cdef int shape_error(OpBase op, int k, const pn_array *a, Dims *dims) except -1:
+cdef int shape_error(OpBase op, int k, const pn_array *arr, dict params, Dims *dims) except -1:
+    cdef const pn_array *a = &arr[k]
     cdef int d
+    bind_dims(op, arr, k, params, dims)  # what the arguments before this one say, without what it bound itself
     known = [f"{n}={dims.sym[d]}" for d, n in enumerate(op.sym_names) if dims.sym[d] >= 0 and
              n in spec_text(op, k)]
     if op.spec[k].ell >= 0 and dims.ell.ndim > 0:
@@ -206,8 +221,8 @@ cdef bint match_input(const Spec *s, const pn_array *a, Dims *dims) noexcept nog
     return broadcast_into(&dims.ell, a, tail, n_ell)
 
 
-cdef int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *dims) except -1:
-    """Binds the named dimensions to arr's shapes; raises for the first argument that does not fit."""
+cdef int bind_dims(OpBase op, const pn_array *arr, int n, dict params, Dims *dims) except -1:
+    """Binds the named dimensions to the shapes of arr[:n]; the place of the first that does not fit, else n."""
     cdef int k
     for k in range(MAX_SYM):
         dims.sym[k] = -1
@@ -216,9 +231,17 @@ cdef int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *dims) e
         for k, name in enumerate(op.sym_names):
             if name in params:
                 dims.sym[k] = params[name]
-    for k in range(op.n_in):
+    for k in range(n):
         if arr[k].dtype != PN_NONE and not match_input(&op.spec[k], &arr[k], dims):
-            shape_error(op, k, &arr[k], dims)
+            return k
+    return n
+
+
+cdef inline int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *dims) except -1:
+    """Binds the named dimensions to arr's shapes; raises for the first argument that does not fit."""
+    cdef int k = bind_dims(op, arr, op.n_in, params, dims)
+    if k < op.n_in:
+        shape_error(op, k, arr, params, dims)
     return 0
 
 
@@ -258,9 +281,9 @@ cdef void broadcast_input(const Spec *s, const Dims *dims, pn_array *a) noexcept
     a.ndim = full.ndim
 
 
-cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_arg, int64_t n_out) noexcept nogil:
-    """Estimated serial nanoseconds: the larger of flops at 20 GFLOP/s and bytes at 10 GB/s."""
-    cdef double flops = 0, nbytes = 0, product
+cdef double count_flops(OpBase op, const Dims *dims, int64_t n_out) noexcept nogil:
+    """The entry's sum of products for one call."""
+    cdef double flops = 0, product
     cdef int k, d, s
     for k in range(op.n_term):
         product = op.term[k].coef
@@ -268,12 +291,17 @@ cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_ar
             s = op.term[k].sym[d]
             product *= n_out if s < 0 else dims.sym[s]
         flops += product
+    return flops
+
+
+cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_arg, int64_t n_out) noexcept nogil:
+    """Estimated serial nanoseconds: the larger of flops at 20 GFLOP/s and bytes at 10 GB/s."""
+    cdef double flops = count_flops(op, dims, n_out) / 20, nbytes = 0
+    cdef int k
     for k in range(n_arg):
         if arr[k].dtype >= 0:
             nbytes += size_of(&arr[k]) * ITEMSIZE[arr[k].dtype]
-    flops /= 20
-    nbytes /= 10
-    return flops if flops > nbytes else nbytes
+    return flops if flops > nbytes / 10 else nbytes / 10
 
 
 # ---- promotion (NEP 50, pynn's own table: the same on every NumPy) -------------------------------

@@ -41,6 +41,11 @@ def set_chunk_div(int64_t div):
     pn_set_chunk_div(div)
 
 
+def get_chunk_div():
+    """By how much chunks of work are shrunk: 1, or PYNN_CHUNK_DIV."""
+    return pn_get_chunk_div()
+
+
 def par_stats(bint reset=False):
     """Counters of the thread team; reset=True starts them again."""
     cdef pn_par_info i

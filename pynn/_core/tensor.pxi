@@ -12,7 +12,7 @@ def set_tensor_type(cls):
 
 cdef inline TensorBase blank():
     """A tensor without storage yet."""
-    return <TensorBase>tensor_new(TensorType, _no_args)
+    return <TensorBase>tensor_new(TensorBase, TensorType, _no_args)
 
 
 cdef inline int64_t size_of(const pn_array *a) noexcept nogil:
@@ -68,6 +68,45 @@ cdef inline bint is_nhwc(const pn_array *a) noexcept nogil:
             if a.strides[d] != n:
                 return False
             n *= a.shape[d]
+    return True
+
+
+cdef bint is_packed(const pn_array *a) noexcept nogil:
+    """Without gaps or overlaps in memory, whatever the order of the dimensions."""
+    cdef int64_t n = 1
+    cdef int d, found
+    cdef int done = 0  # bit mask
+    for d in range(a.ndim):
+        if a.shape[d] == 0:
+            return True
+        if a.shape[d] == 1:
+            done |= 1 << d
+    while done != (1 << a.ndim) - 1:
+        found = -1
+        for d in range(a.ndim):
+            if not done & (1 << d) and a.strides[d] == n:
+                found = d
+        if found < 0:
+            return False
+        done |= 1 << found
+        n *= a.shape[found]
+    return True
+
+
+cdef void pack_like(const pn_array *a, pn_array *out) noexcept nogil:
+    """out: a's shape and dtype for memory of its own, in a's order where that has no gaps."""
+    out[0] = a[0]
+    out.data = NULL
+    if not is_packed(a):
+        dense_strides(out)
+
+
+cdef inline bint same_steps(const pn_array *a, const pn_array *b) noexcept nogil:
+    """Whether the elements of two arrays of one shape lie in the same order."""
+    cdef int d
+    for d in range(a.ndim):
+        if a.shape[d] > 1 and a.strides[d] != b.strides[d]:
+            return False
     return True
 
 
@@ -401,6 +440,27 @@ cdef TensorBase scalar_tensor(object value, int dtype):
     else:
         (<uint8_t *>t.a.data)[0] = bool(value)
     return t
+
+
+def zeros_as(TensorBase x):
+    """Zeros of x's shape, dtype and order in memory."""
+    cdef TensorBase t = blank()
+    pack_like(&x.a, &t.a)
+    allocate(t)
+    memset(t.a.data, 0, t.storage.nbytes)
+    return t
+
+
+def set_number(TensorBase x, double value):
+    """Overwrites a 0-d floating tensor: the value of a hyper-parameter."""
+    check_writable(x, "set_number")
+    if x.a.ndim != 0 or x.a.dtype > PN_F64:
+        raise TypeError(f"set_number: expected a 0-d floating tensor, got shape {x.shape} and dtype {x.dtype}")
+    if x.a.dtype == PN_F32:
+        (<float *>x.a.data)[0] = value
+    else:
+        (<double *>x.a.data)[0] = value
+    x.storage.version = tick()
 
 
 cdef int check_writable(TensorBase x, str what) except -1:

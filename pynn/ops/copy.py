@@ -26,7 +26,7 @@ cast = Op(
     "cast", "x[...]:*", "y[...]:*", kernel="copy_fwd", like=True, params={"dtype": object},
     dtype=lambda x, dtype: dtype,
     vjp=lambda n, g: OPS.cast(g, dtype=n.ins[0].dtype),
-    samples=lambda rng: [((rng.standard_normal((3, 5)),), {"dtype": np.dtype(d)}) for d in ("f4", "f8")],
+    samples=lambda rng: [((rng.standard_normal(n),), {"dtype": np.dtype(d)}) for d in ("f4", "f8") for n in ((3, 5), 3000)],
     reference=lambda x, dtype: x.astype(dtype),
     doc="y = x as another dtype. A float out of an integer's range becomes the nearest that fits, NaN becomes 0.",
 )  # fmt: skip
@@ -103,7 +103,9 @@ unslice = Op(
     "unslice", "x[...]:A place[2,D]:i", "y[...]:A", kernel="unslice_fwd", params={"shape": tuple}, saves="place",
     shape=lambda shapes, shape: [shape],
     vjp=_slice_back,
-    samples=lambda rng: [((rng.standard_normal((2, 3)), np.array([[1, 5], [2, -2]])), {"shape": (5, 6)})],
+    samples=lambda rng: [((rng.standard_normal((2, 3)), np.array([[1, 5], [2, -2]])), {"shape": (5, 6)}),
+                         ((rng.standard_normal((40, 30)), np.array([[3, 61], [1, -2]])), {"shape": (50, 62)}),
+                         ((rng.standard_normal((0, 3)), np.array([[0, 0], [1, 1]])), {"shape": (2, 3)})],
     reference=_unslice_reference,
     doc="y = 0 but for y[begin + i·step] = x[i], place = (begin, step): the adjoint of slice.",
 )  # fmt: skip

@@ -133,9 +133,11 @@ pow_ = Op(
     domain={"a": (0.3, 2), "b": (-2, 3)}, reference=np.power, doc="y = aᵇ, by C's rules for signs, zeros and infinities",
 )  # fmt: skip
 
-floor = _unary("floor", _flat, np.floor, saves="", doc="y = ⌊a⌋; its derivative is 0")
-ceil = _unary("ceil", _flat, np.ceil, saves="", doc="y = ⌈a⌉; its derivative is 0")
-round_ = _unary("round", _flat, np.round, saves="", doc="y = a rounded to the nearest integer, ties to even")
+_WHOLE = tuple(range(-8, 9))
+floor = _unary("floor", _flat, np.floor, saves="", kinks=_WHOLE, doc="y = ⌊a⌋; its derivative is 0")
+ceil = _unary("ceil", _flat, np.ceil, saves="", kinks=_WHOLE, doc="y = ⌈a⌉; its derivative is 0")
+round_ = _unary("round", _flat, np.round, saves="", kinks=tuple(k + 0.5 for k in _WHOLE),
+                doc="y = a rounded to the nearest integer, ties to even")  # fmt: skip
 
 accumulate_ = Effect(
     "accumulate_", "x[...]", "y[...]", kernel="accumulate_step", doc="y += x, in place: a leaf's gradient"

@@ -7,17 +7,13 @@ from ..op import OPS, Op
 __all__ = ["linear"]
 
 
-def _back(n, g):
-    """dx = g·W, dW = gᵀ·x, db = Σ g."""
-    x, w, b = n.ins
-    dx = OPS.matmul(g, w) if g.ndim > 1 else OPS.matmul(g.unsqueeze(0), w).squeeze(0)
-    dw = db = None
-    if n.need(1):
-        rows = g.reshape(-1, w.shape[0]) if g.size else g.reshape(0, w.shape[0])
-        dw = OPS.matmul(rows.T, x.reshape(rows.shape[0], w.shape[1]))
-    if b is not None and n.need(2):
-        db = OPS.sum_to(g, shape=b.shape)
-    return dx if n.need(0) else None, dw, db
+def _back(g, x, w):
+    """dx = g·W, dW = gᵀ·x, db = Σ g, in products again, so that every further order stays fused."""
+    rows = OPS.reshape(g, shape=(-1, w.shape[0]) if g.size else (0, w.shape[0]))
+    xs = OPS.reshape(x, shape=(rows.shape[0], w.shape[1]))
+    dx = OPS.reshape(OPS.matmul(rows, w), shape=x.shape)
+    dw = OPS.matmul(OPS.permute(rows, axes=(1, 0)), xs)
+    return dx, dw, OPS.sum_to(rows, shape=(w.shape[0],))
 
 
 def _reference(x, w, b=None):
@@ -34,7 +30,7 @@ def _samples(rng):
 
 linear = Op(
     "linear", "x[...,I] W[O,I] b[O]?", "y[...,O]", kernel="linear_fwd", saves="x W", flops="2*n*I", promote=False,
-    vjp=_back, samples=_samples, reference=_reference,
+    bwd="linear_bwd", bwd_formula=_back, samples=_samples, reference=_reference,
     errors=[((np.ones((2, 3)), np.ones((4, 5)), None), {}, ValueError,
              r"linear: argument 'W': expected shape \[O,I\] with I=3, got \(4, 5\)")],
     doc="y = x·Wᵀ + b. Source: S0; S1 §2.8; S3 §2.",

@@ -9,6 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..op import OPS, Op
+from .index import cat
 
 __all__ = ["all_", "amax", "amin", "any_", "argmax", "argmin", "max_", "mean", "min_", "norm", "prod", "std", "sum_", "var"]
 
@@ -76,7 +77,8 @@ amin_to = _extreme("amin", np.min)
 def _argmax_reference(x, shape):
     axes = _axes(shape, x.shape)
     keep = [d for d in range(x.ndim) if d not in axes]
-    return x.transpose(*keep, *axes).reshape(*[x.shape[d] for d in keep], -1).argmax(-1).reshape(shape)
+    n = int(np.prod([x.shape[d] for d in axes]))
+    return x.transpose(*keep, *axes).reshape(*[x.shape[d] for d in keep], n).argmax(-1).reshape(shape)
 
 
 argmax_to = Op(
@@ -191,17 +193,11 @@ def prod(x, dim=None, keepdim=False):
         if n % 2:
             rest = x[(slice(None),) * dim + (slice(n - 1, n),)]
             first = y[(slice(None),) * dim + (slice(0, 1),)] * rest
-            y = first if half == 1 else OPS_cat([first, y[(slice(None),) * dim + (slice(1, half),)]], dim)
+            y = first if half == 1 else cat([first, y[(slice(None),) * dim + (slice(1, half),)]], dim)
         x = y
     if x.shape[dim] == 0:
         raise ValueError("prod: argument 'x': expected at least one element along the dimension")
     return x if keepdim else x.squeeze(dim)
-
-
-def OPS_cat(xs, dim):
-    from .index import cat
-
-    return cat(xs, dim)
 
 
 def all_(x, dim=None, keepdim=False):

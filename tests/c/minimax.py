@@ -8,6 +8,7 @@ is built from it. Printed are C hexadecimal constants, rounded to the type, lowe
 of the weighted error before and after that rounding.
 """
 
+import itertools
 import struct
 import sys
 
@@ -22,20 +23,20 @@ def remez(g, w, a, b, n, rounds=12, grid=60):
     count = n + 2
     x = [(a + b) / 2 - (b - a) / 2 * mp.cos(mp.pi * (i + mpf(1) / 2) / count) for i in range(count)]
     for _ in range(rounds):
+        # w (p - g) = -e, e, -e, ... at the points x: linear in p and e
         rows = [[t**j for j in range(n + 1)] + [(-1) ** i / w(t)] for i, t in enumerate(x)]
-        c = mp.lu_solve(mp.matrix(rows), mp.matrix([g(t) for t in x]))
-        p = list(c[: n + 1])
-        x, spread = exchange(lambda t: w(t) * (value(p, t) - g(t)), a, b, x, grid)
+        p = list(mp.lu_solve(mp.matrix(rows), mp.matrix([g(t) for t in x])))[: n + 1]
+        x, spread = exchange(g, w, p, a, b, x, grid)
         if spread < 1.01:
             break
     return p
 
 
-def exchange(error, a, b, x, grid):
-    """Move each reference point to the extremum of its half wave; also max/min of their sizes."""
-    edges = [a] + [(s + t) / 2 for s, t in zip(x, x[1:])] + [b]
-    points = sorted({l + (r - l) * i / grid for l, r in zip(edges, edges[1:]) for i in range(grid + 1)})
-    values = [error(t) for t in points]
+def exchange(g, w, p, a, b, x, grid):
+    """Move each point to the extremum of its half wave of w (p - g); also the ratio of their sizes."""
+    edges = [a, *((s + t) / 2 for s, t in itertools.pairwise(x)), b]
+    points = sorted({l + (r - l) * i / grid for l, r in itertools.pairwise(edges) for i in range(grid + 1)})
+    values = [w(t) * (value(p, t) - g(t)) for t in points]
     waves, start = [], 0
     for i in range(1, len(points) + 1):
         if i == len(points) or (values[i] > 0) != (values[start] > 0):

@@ -2,7 +2,7 @@
  *
  *     test_gemm [cases] [seed]      random products, compared to the bit with a scalar loop in the order
  *                                   that pn_gemm.c promises, and to a tolerance with one in wider floats
- *     test_gemm bench               GFLOP/s against the FMA peak measured in the same rounds
+ *     test_gemm bench [threads [m k n]] GFLOP/s against the FMA peak measured in the same rounds
  *
  * Equality with one definition by element is what makes layouts, positions, batches, chunks and threads
  * irrelevant to the bits. Operands live in buffers of exactly their extent, so that a sanitizer sees any
@@ -176,8 +176,8 @@ static void check(const pn_gemm_args *g, const store *c, const T *before, const 
         int64_t j = e % g->n, i = e / g->n % g->m, b = e / g->n / g->m;
         T *p = at(&g->c, g, b, i, j), got = *p;
         if (!same(got, want[e])) {
-            fprintf(stderr, "%lldx%lldx%lld b %lld at %lld,%lld: %.9g, not %.9g (%d threads, div %lld)\n", (long long)g->m,
-                    (long long)g->k, (long long)g->n, (long long)b, (long long)i, (long long)j, (double)got,
+            fprintf(stderr, "%lldx%lldx%lld b %lld at %lld,%lld: %.9g, not %.9g (%d threads, div %lld)\n",
+                    (long long)g->m, (long long)g->k, (long long)g->n, (long long)b, (long long)i, (long long)j, (double)got,
                     (double)want[e], threads, (long long)div);
             exit(1);
         }
@@ -216,11 +216,15 @@ static void run_all_ways(const pn_gemm_args *g, const store *c, const T *want, i
 
 static double one_case(void) {
     static const int form[] = {PLAIN, PLAIN, TURNED, ANY};
-    pn_gemm_args g = {.m = some_size(), .n = some_size(), .k = some_size(), .accumulate = chance(30), .relu = chance(30)};
+    pn_gemm_args g = {.m = some_size(), .n = some_size(), .k = some_size()};
     int64_t d[MAXD], count = 1;
     double worst = 0;
     store s[5] = {{0}};
     if (chance(15)) g.k += 300 * below(4);
+    if (chance(8)) g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
+    if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
+    g.accumulate = chance(30);
+    g.relu = chance(30);
     g.n_batch = chance(70) ? 0 : 1 + (int)below(3);
     for (int i = 0; i < g.n_batch; i++) count *= d[i] = g.batch[i] = chance(4) ? 0 : 1 + below(3);
     int nd = g.n_batch + 2, zeros = chance(30);
@@ -306,46 +310,48 @@ static double speed(const shape *s, int form, T *a, T *b, T *c, T *bias, void *s
     return 1e-9 * flop * (double)rep / (now() - t);
 }
 
-static void bench(int threads) {
-    static const shape shapes[] = {{1, 1, 1},        {32, 32, 10},    {64, 128, 10},   {32, 64, 32},
-                                   {64, 64, 64},     {128, 128, 128}, {256, 256, 256}, {512, 512, 512},
+static void bench_shape(const shape *s, int threads, T **x, void *scratch) {
+    enum { ROUNDS = 15, FORMS = 4 };
+    static const char *name[] = {"NN", "NT", "TN", "NT+bias+relu"};
+    double f[FORMS][ROUNDS], share[FORMS][ROUNDS], flop = 2. * (double)s->m * (double)s->n * (double)s->k;
+    for (int r = 0; r < ROUNDS; r++)
+        for (int form = 0; form < FORMS; form++) {
+            double p = peak();
+            f[form][r] = speed(s, form == 3 ? 1 : form, x[0], x[1], x[2], form == 3 ? x[3] : NULL, scratch);
+            share[form][r] = f[form][r] / (p + peak()) * 2 / threads;
+        }
+    printf("%5lldx%4lldx%4lld ", (long long)s->m, (long long)s->k, (long long)s->n);
+    for (int form = 0; form < FORMS; form++) {
+        qsort(f[form], ROUNDS, sizeof(double), ascending);
+        qsort(share[form], ROUNDS, sizeof(double), ascending);
+        printf("| %s %6.1f %3.0f%% (%.0f-%.0f) %8.2f us ", name[form], f[form][ROUNDS / 2],
+               100 * share[form][ROUNDS / 2], 100 * share[form][ROUNDS / 4], 100 * share[form][ROUNDS * 3 / 4],
+               1e-3 * flop / f[form][ROUNDS / 2]);
+    }
+    puts("");
+}
+
+static void bench(int threads, const shape *only) {
+    static const shape shapes[] = {{1, 1, 1},       {32, 32, 10},    {64, 128, 10},   {32, 64, 32},
+                                   {64, 64, 64},    {128, 128, 128}, {256, 256, 256}, {512, 512, 512},
                                    {1024, 1024, 1024}, {64, 784, 256}, {1576, 192, 576}, {1, 784, 256}};
-    enum { ROUNDS = 15, SHAPES = sizeof shapes / sizeof *shapes };
-    size_t bytes = 2048 * 1024 * sizeof(T);
     T *x[4];
     void *scratch;
     if (pn_set_num_threads(threads)) exit(1);
     for (int i = 0; i < 4; i++) {
-        if (posix_memalign((void **)&x[i], PN_ALIGN, bytes)) exit(1);
-        for (size_t j = 0; j < bytes / sizeof(T); j++) x[i][j] = value();
+        size_t n = 2048 * 1024;
+        if (posix_memalign((void **)&x[i], PN_ALIGN, n * sizeof(T))) exit(1);
+        for (size_t j = 0; j < n; j++) x[i][j] = value();
     }
     if (posix_memalign(&scratch, PN_ALIGN, (size_t)threads << 21)) exit(1);
-    for (int k = 0; k < SHAPES; k++) {
-        double f[4][ROUNDS], share[4][ROUNDS];
-        for (int r = 0; r < ROUNDS; r++)
-            for (int form = 0; form < 4; form++) {
-                double p = peak();
-                f[form][r] = speed(&shapes[k], form & 1, x[0], x[1], x[2], form == 3 ? x[3] : NULL, scratch);
-                if (form == 2) f[form][r] = speed(&shapes[k], 2, x[0], x[1], x[2], NULL, scratch);
-                share[form][r] = f[form][r] / (p + peak()) * 2 / threads;
-            }
-        printf("%5lldx%4lldx%4lld ", (long long)shapes[k].m, (long long)shapes[k].k, (long long)shapes[k].n);
-        for (int form = 0; form < 4; form++) {
-            static const char *name[] = {"NN", "NT", "TN", "NT+bias+relu"};
-            double flop = 2. * (double)shapes[k].m * (double)shapes[k].n * (double)shapes[k].k;
-            qsort(f[form], ROUNDS, sizeof(double), ascending);
-            qsort(share[form], ROUNDS, sizeof(double), ascending);
-            printf("| %s %6.1f %3.0f%% (%.0f-%.0f) %8.2f us ", name[form], f[form][ROUNDS / 2],
-                   100 * share[form][ROUNDS / 2], 100 * share[form][ROUNDS / 4], 100 * share[form][ROUNDS * 3 / 4],
-                   1e-3 * flop / f[form][ROUNDS / 2]);
-        }
-        puts("");
-    }
+    if (only) bench_shape(only, threads, x, scratch);
+    for (size_t k = 0; !only && k < sizeof shapes / sizeof *shapes; k++) bench_shape(&shapes[k], threads, x, scratch);
 }
 
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "bench")) {
-        bench(argc > 2 ? atoi(argv[2]) : 1);
+        shape s = argc > 5 ? (shape){atoi(argv[3]), atoi(argv[4]), atoi(argv[5])} : (shape){0, 0, 0};
+        bench(argc > 2 ? atoi(argv[2]) : 1, argc > 5 ? &s : NULL);
         return 0;
     }
     int cases = argc > 1 ? atoi(argv[1]) : 400;
@@ -358,5 +364,10 @@ int main(int argc, char **argv) {
         if (e > worst) worst = e;
     }
     printf("gemm: %d products, largest error %.2f of its bound\n", cases, worst);
+#ifndef PN_TEST_SERIAL
+    pn_par_info info;
+    pn_par_stats(&info);
+    if (!info.parallel) fprintf(stderr, "the team never ran\n"), exit(1);
+#endif
     return 0;
 }

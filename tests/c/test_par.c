@@ -41,7 +41,7 @@ static pn_par_info par_stats(void) {
     return s;
 }
 
-/* ---- a sum that misses no chunk and runs none twice --------------------------------------------- */
+/* ---- a sum that misses no chunk and runs none twice ------------------------------------------ */
 
 enum { MANY = 5000, STORM = 16 };
 
@@ -183,7 +183,7 @@ static void test_storm(void) {
     puts("ok storm");
 }
 
-/* ---- fork --------------------------------------------------------------------------------------- */
+/* ---- fork ------------------------------------------------------------------------------------ */
 
 #ifndef SANITIZED
 /* In the child: 0 where its own team ran. */
@@ -258,7 +258,7 @@ static void test_fork_inside(void) {
     puts("ok fork inside a body");
 }
 
-/* ---- few threads to be had ----------------------------------------------------------------------- */
+/* ---- few threads to be had ------------------------------------------------------------------- */
 
 /* Runs this program again as `mode`. */
 static int rerun(char *program, char *mode) {
@@ -292,7 +292,7 @@ static int limited(int starve) {
 }
 #endif
 
-/* ---- errors, floating-point state, signals -------------------------------------------------------- */
+/* ---- errors, floating-point state, signals --------------------------------------------------- */
 
 static void fail_chunk(pn_call *c, void *arg, int64_t i, int worker) {
     (void)arg, (void)worker;
@@ -374,7 +374,7 @@ static void test_signals(void) {
     puts("ok signals");
 }
 
-/* ---- what it costs -------------------------------------------------------------------------------- */
+/* ---- what it costs --------------------------------------------------------------------------- */
 
 static void spin_chunk(pn_call *c, void *arg, int64_t i, int worker) {
     (void)c, (void)i, (void)worker;
@@ -438,7 +438,8 @@ static void print_times(void) {
 int main(int argc, char **argv) {
     char *mode = argc > 1 ? argv[1] : "";
 #ifndef SANITIZED
-    if (!strcmp(mode, "limited") || !strcmp(mode, "starved")) return limited(!strcmp(mode, "starved"));
+    if (!strcmp(mode, "limited") || !strcmp(mode, "starved"))
+        return limited(!strcmp(mode, "starved"));
 #endif
     alarm(300); /* a hang is a failure */
     printf("backend %s\n", pn_par_backend());

@@ -77,8 +77,8 @@ CASES = {
     "sigmoid": (clipped(sigmoid), (-720, 40), STEPS + ENDS),
     "erf": (erf, (-6.1, 6.1), [6.0, 5.92, 5.86, 0.5, 1.0, 0.0]),
     "softplus": (softplus, (-720, 40), STEPS + ENDS),
-    "sin": (mp.sin, (-1000, 1000), ANGLES + [2.0**19, 2.0**-30]),
-    "cos": (mp.cos, (-1000, 1000), ANGLES + [2.0**19]),
+    "sin": (mp.sin, (-1000, 1000), [*ANGLES, 2.0**19, 2.0**-30]),
+    "cos": (mp.cos, (-1000, 1000), [*ANGLES, 2.0**19]),
 }
 POWERS = [0.0, 0.5, -1.0, 2.0, 3.0, 2.7, -2.3, 1e3, -1e15, 1e300]
 
@@ -129,8 +129,9 @@ def run(program, name, lines):
 
 def measure(program, name, count):
     if name == "pow":
-        points = [(any_double() if i % 2 else random.uniform(0, 3), POWERS[i % len(POWERS)] if i % 3 else random.uniform(-300, 300))
-                  for i in range(count)]
+        bases = (any_double, lambda: random.uniform(0, 3))
+        powers = (lambda: random.uniform(-300, 300), lambda: random.choice(POWERS))
+        points = [(bases[i % 2](), powers[i % 3 > 0]()) for i in range(count)]
         reference = power
     else:
         reference, (low, high), marks = CASES[name]

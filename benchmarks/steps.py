@@ -1,0 +1,151 @@
+"""Whole training steps, pynn beside PyTorch eager.
+
+    python benchmarks/steps.py T1 T2 [--python PEER] [--threads N] [--rounds N]
+
+PEER is a Python that has torch (default: this one). Each library runs in a process of its own; they
+take turns, one working at a time, for at least 5 rounds; the table tells the median of the rounds'
+ratios with its range and lower quartile. A step is zero_grad, a fresh batch, forward, loss, backward,
+optimizer; the loss is read every 10 steps. The first losses of both are compared before timing.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+WORKLOADS = {  # sizes, batch, optimizer
+    "T1": ((784, 256, 128, 10), 64, "adam"),
+    "T2": ((64, 32, 10), 32, "sgd"),
+}
+
+
+def make_data(sizes, batch):
+    """Weights and batches that both libraries start from."""
+    rng = np.random.default_rng(0)
+    weights = [(rng.standard_normal((o, i)) / np.sqrt(i), np.zeros(o)) for i, o in zip(sizes, sizes[1:])]
+    x = rng.standard_normal((64 * batch, sizes[0])).astype(np.float32)
+    y = rng.integers(0, sizes[-1], 64 * batch)
+    return weights, x, y
+
+
+def make_step(lib, name, fused=False):
+    """A function that runs one step and returns the loss tensor."""
+    sizes, batch, optimizer = WORKLOADS[name]
+    weights, x, y = make_data(sizes, batch)
+    if lib == "pynn":
+        import pynn as L
+        from pynn import nn, optim
+
+        tensor = L.from_numpy
+    else:
+        import torch as L
+        from torch import nn, optim
+
+        tensor = L.from_numpy
+    layers = []
+    for i, o in zip(sizes, sizes[1:]):
+        layers += [nn.Linear(i, o), nn.ReLU()]
+    model = nn.Sequential(*layers[:-1])
+    with L.no_grad():
+        for layer, (w, b) in zip(layers[::2], weights):
+            layer.weight.copy_(tensor(w.astype(np.float32)))
+            layer.bias.copy_(tensor(b.astype(np.float32)))
+    criterion = nn.CrossEntropyLoss()
+    extra = {"fused": True} if fused else {}
+    params = model.parameters()
+    opt = optim.Adam(params, lr=1e-3, **extra) if optimizer == "adam" else optim.SGD(params, lr=0.01, momentum=0.9, **extra)
+    count = 0
+
+    def step():
+        nonlocal count
+        k = count % 64 * batch
+        count += 1
+        opt.zero_grad()
+        loss = criterion(model(tensor(x[k : k + batch])), tensor(y[k : k + batch]))
+        loss.backward()
+        opt.step()
+        if count % 10 == 0:
+            loss.item()
+        return loss
+
+    return step
+
+
+def worker(lib, name, threads):
+    """Answers each line of input, a number of steps, with the seconds that they took."""
+    if lib == "pynn":
+        import pynn
+
+        pynn.set_num_threads(threads)
+    else:
+        import torch
+
+        torch.set_num_threads(threads)
+    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib == "torch+")
+    print(json.dumps([step().item() for _ in range(5)]), flush=True)
+    for line in sys.stdin:
+        n = int(line)
+        start = time.perf_counter()
+        for _ in range(n):
+            step()
+        print(time.perf_counter() - start, flush=True)
+
+
+def compare(name, peers, options):
+    """Runs the rounds of one workload; returns the rows of the report."""
+    procs = {}
+    for lib in ("pynn", *peers):
+        python = sys.executable if lib == "pynn" else options.python
+        args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
+        procs[lib] = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    losses = {lib: json.loads(p.stdout.readline()) for lib, p in procs.items()}
+    for lib in peers:
+        np.testing.assert_allclose(losses["pynn"], losses[lib], rtol=1e-4)
+
+    def run(lib, n):
+        procs[lib].stdin.write(f"{n}\n")
+        procs[lib].stdin.flush()
+        return float(procs[lib].stdout.readline()) / n
+
+    n = {lib: max(20, int(0.3 / run(lib, 200))) for lib in procs}
+    times = {lib: [] for lib in procs}
+    for _ in range(max(5, options.rounds)):
+        for lib in procs:
+            times[lib].append(run(lib, n[lib]))
+    for p in procs.values():
+        p.stdin.close()
+        p.wait()
+    rows = []
+    for lib in peers:
+        ratios = sorted(b / a for a, b in zip(times["pynn"], times[lib]))
+        rows.append({
+            "workload": name, "threads": options.threads, "peer": lib,
+            "pynn_us": statistics.median(times["pynn"]) * 1e6, "peer_us": statistics.median(times[lib]) * 1e6,
+            "ratio": statistics.median(ratios), "lower_quartile": ratios[len(ratios) // 4], "range": [ratios[0], ratios[-1]],
+        })  # fmt: skip
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=WORKLOADS)
+    parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker, options.names[0], options.threads)
+        return
+    for name in options.names:
+        for r in compare(name, ("torch", "torch+"), options):
+            print(f"{r['workload']} {r['threads']} thread(s): pynn {r['pynn_us']:.1f} µs, {r['peer']} {r['peer_us']:.1f} µs, "
+                  f"ratio {r['ratio']:.2f} (quartile {r['lower_quartile']:.2f}, range {r['range'][0]:.2f}–{r['range'][1]:.2f})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

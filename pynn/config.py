@@ -1,0 +1,251 @@
+"""What pynn found on this machine and what it uses of it: threads, ISA level, BLAS, memory.
+
+At import the number of threads is set to the smallest of what the process may use (CPU affinity), what
+its cgroups grant (CPU quota, v1 and v2), and OMP_NUM_THREADS, which workers of joblib are given too.
+Environment: PYNN_NUM_THREADS overrides that number, PYNN_ISA caps the ISA level, PYNN_CHUNK_DIV
+shrinks the chunks of work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from . import _core
+
+__all__ = ["config", "get_num_threads", "set_num_threads", "show_config", "threads"]
+
+__version__ = "0.1.0"
+
+_reason = ""  # why this number of threads
+CGROUP_ROOT = "/sys/fs/cgroup"
+
+
+# ---- threads -----------------------------------------------------------------------------------------
+
+
+def _read(path: str) -> str:
+    """The text of a small file, empty where there is none."""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            return f.read(4096).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _quota_at(folder: str) -> float | None:
+    """CPUs granted by the cgroup in folder, of either version; None without a limit."""
+    fields = _read(f"{folder}/cpu.max").split()
+    if not fields:
+        fields = [_read(f"{folder}/cpu.cfs_quota_us").strip(), _read(f"{folder}/cpu.cfs_period_us").strip()]
+    try:
+        quota, period = float(fields[0]), float(fields[1])
+    except (IndexError, ValueError):
+        return None  # "max", or no such files
+    return quota / period if quota > 0 and period > 0 else None
+
+
+def cgroup_quota(own: str | None = None, root: str = CGROUP_ROOT) -> float | None:
+    """CPUs granted by the cgroups of this process, the smallest on the way up to the root; None without a limit.
+
+    own: the text of /proc/self/cgroup, lines "id:controllers:path".
+    """
+    found = []
+    for line in (_read("/proc/self/cgroup") if own is None else own).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if not controllers:
+            mounts = [root, f"{root}/unified"]
+        elif "cpu" in controllers.split(","):
+            mounts = [f"{root}/cpu", f"{root}/{controllers}"]
+        else:
+            continue
+        parts = [p for p in path.split("/") if p and p != ".."]
+        for mount in filter(os.path.isdir, mounts):
+            for k in range(len(parts), -1, -1):
+                found.append(_quota_at("/".join([mount, *parts[:k]])))
+    return min((q for q in found if q is not None), default=None)
+
+
+def _env_int(name: str) -> int | None:
+    """A positive integer of the environment; what is none is ignored with a warning."""
+    text = os.environ.get(name, "").split(",")[0].strip()  # OMP_NUM_THREADS may list one number a level
+    if not text:
+        return None
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        warnings.warn(f"pynn: {name}={text!r} is ignored: expected a positive integer", RuntimeWarning, stacklevel=2)
+        return None
+    return value
+
+
+def default_threads() -> tuple[int, str]:
+    """(number of threads, why)."""
+    wanted = _env_int("PYNN_NUM_THREADS")
+    if wanted is not None:
+        return wanted, f"PYNN_NUM_THREADS={wanted}"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    n, why = cpus, [f"affinity {cpus}"]
+    quota = cgroup_quota()
+    if quota is not None:
+        n = min(n, max(1, int(quota)))
+        why.append(f"cgroup quota {quota:g}")
+    omp = _env_int("OMP_NUM_THREADS")
+    if omp is not None:
+        n = min(n, omp)
+        why.append(f"OMP_NUM_THREADS={omp}")
+    return n, f"{', '.join(why)} → {n}"
+
+
+def set_num_threads(n: int) -> None:
+    """Lets kernels use n threads. The results do not depend on it.
+
+    Raises:
+        TypeError: no integer. ValueError: less than 1.
+    """
+    global _reason
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
+        raise TypeError(f"set_num_threads: argument 'n': expected an integer, got {type(n).__name__}")
+    _core.set_num_threads(n)
+    _reason = f"set_num_threads({n})"
+
+
+def get_num_threads() -> int:
+    """The number of threads that a kernel may use."""
+    return _core.get_num_threads()
+
+
+class threads:
+    """A context within which kernels use n threads: `with pynn.threads(1): …`"""
+
+    def __init__(self, n: int):
+        self.n = n
+        self._before: list[tuple[int, str]] = []
+
+    def __enter__(self):
+        self._before.append((get_num_threads(), _reason))
+        try:
+            set_num_threads(self.n)
+        except BaseException:
+            self._before.pop()
+            raise
+        return self
+
+    def __exit__(self, *exc):
+        global _reason
+        n, why = self._before.pop()
+        _core.set_num_threads(n)
+        _reason = why
+
+
+def _start() -> None:
+    """Applies the environment; called once, at import."""
+    global _reason
+    n, _reason = default_threads()
+    _core.set_num_threads(n)
+    div = _env_int("PYNN_CHUNK_DIV")
+    if div is not None:
+        _core.set_chunk_div(div)
+    cap = os.environ.get("PYNN_ISA", "").strip()
+    if cap:
+        levels = _core.isa_levels()
+        if cap in levels:
+            _core.use_isa(cap)
+        elif cap not in ("avx2", "avx512"):  # those are no cap where the machine has less
+            warnings.warn(f"pynn: PYNN_ISA={cap!r} is ignored: expected one of {', '.join(levels)}", RuntimeWarning,
+                          stacklevel=2)  # fmt: skip
+
+
+# ---- what there is -------------------------------------------------------------------------------------
+
+
+def _blas_of(build: dict) -> dict[str, str]:
+    """Name and version of the BLAS in what numpy.show_config and scipy.__config__ know."""
+    blas = build.get("Build Dependencies", {}).get("blas", {})
+    return {"name": str(blas.get("name", "unknown")), "version": str(blas.get("version", "unknown"))}
+
+
+def _scipy() -> dict[str, Any] | None:
+    """SciPy's version and BLAS, read from its files without importing it; None where it is not installed."""
+    import importlib.metadata
+    import importlib.util
+
+    spec = importlib.util.find_spec("scipy")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = os.path.join(spec.submodule_search_locations[0], "__config__.py")
+    found: dict[str, Any] = {"version": importlib.metadata.version("scipy"), "imported": "scipy" in sys.modules}
+    if os.path.exists(path):
+        single = importlib.util.spec_from_file_location("_pynn_scipy_config", path)
+        module = importlib.util.module_from_spec(single)
+        single.loader.exec_module(module)
+        found["blas"] = _blas_of(getattr(module, "CONFIG", {}))
+    return found
+
+
+def available_memory() -> int | None:
+    """Bytes that the system could still give (MemAvailable); None where it does not say."""
+    for line in _read("/proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def config() -> dict[str, Any]:
+    """What pynn found and uses, as nested dicts: versions, isa, threads, blas, memory."""
+    import platform
+
+    import numpy as np
+
+    numpy_build = np.show_config(mode="dicts") or {}
+    scipy = _scipy()
+    return {
+        "versions": {
+            "pynn": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy["version"] if scipy else None,
+            "system": f"{platform.system()} {platform.machine()}",
+        },
+        "isa": {"level": _core.isa(), "available": _core.isa_levels()},
+        "threads": {
+            "n": get_num_threads(),
+            "why": _reason,
+            "backend": _core.par_stats()["backend"],
+            "team": _core.par_stats()["team"],
+        },
+        "blas": {"pynn": "own kernels", "numpy": _blas_of(numpy_build), "scipy": scipy and scipy.get("blas")},
+        "memory": {**_core.alloc_stats(), "available": available_memory()},
+    }
+
+
+def _mb(n: int | None) -> str:
+    return "unknown" if n is None else f"{n / 2**20:,.1f} MB"
+
+
+def _lines(c: dict[str, Any]) -> Iterator[str]:
+    v, isa, team, blas, memory = c["versions"], c["isa"], c["threads"], c["blas"], c["memory"]
+    yield f"pynn      {v['pynn']} (Python {v['python']}, NumPy {v['numpy']}, SciPy {v['scipy'] or 'not installed'})"
+    yield f"system    {v['system']}"
+    yield f"ISA       {isa['level']} (available: {', '.join(isa['available'])})"
+    yield f"threads   {team['n']} ({team['why']}), {team['backend']}"
+    of = [f"{k} {b['name']} {b['version']}" for k, b in (("NumPy", blas["numpy"]), ("SciPy", blas["scipy"])) if b]
+    yield f"BLAS      pynn: {blas['pynn']}; found: {', '.join(of) or 'none'}"
+    yield (
+        f"memory    {_mb(memory['live'])} live, {_mb(memory['peak_live'])} at the peak, "
+        f"{_mb(memory['cached'])} cached; {_mb(memory['available'])} available on the system"
+    )
+
+
+def show_config(file=None) -> None:
+    """Prints what `config()` knows, to file or to standard output."""
+    print("\n".join(_lines(config())), file=file)
+
+
+_start()

@@ -1,0 +1,3 @@
+"""Batches of arrays."""
+
+from .loader import DataLoader, TensorDataset

@@ -1,0 +1,30 @@
+"""What torch.nn.functional has and pynn has too, under the same names; the code is in pynn/ops."""
+
+from ..op import OPS
+from ..ops.activation import (
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    silu,
+    softplus,
+)
+from ..ops.dropout import dropout
+from ..ops.elementwise import sigmoid, tanh
+from ..ops.linear import linear
+from ..ops.losses import (
+    binary_cross_entropy,
+    binary_cross_entropy_with_logits,
+    cross_entropy,
+    l1_loss,
+    mse_loss,
+)
+from ..ops.softmax import log_softmax, softmax

@@ -1,0 +1,119 @@
+"""Adam and AdamW, with AMSGrad."""
+
+from __future__ import annotations
+
+from .. import _core
+from ..op import OPS
+from .optimizer import Optimizer, zero_number
+
+__all__ = ["Adam", "AdamW"]
+
+
+class Adam(Optimizer):
+    """Steps scaled by running means of the gradient and of its square, both corrected for their start at 0.
+
+    Args:
+        params: Tensors, or groups of them (dicts).
+        lr: learning rate.
+        betas: decay of the two means.
+        eps: added to the root.
+        weight_decay: λ; adds λ·p to the gradient (L2 penalty), or scales p by 1 − lr·λ with decoupled_weight_decay.
+        amsgrad: divide by the largest mean square so far.
+        maximize: ascend.
+
+    Raises:
+        ValueError: a hyper-parameter out of range. TypeError: parameters that are no Tensors.
+
+    Source: Kingma & Ba, arXiv 1412.6980, algorithm 1; Reddi et al., arXiv 1904.09237; S0 Optimizers.
+    """
+
+    needed = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+        decoupled_weight_decay: bool = False,
+    ):
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "betas": betas,
+                "eps": eps,
+                "weight_decay": weight_decay,
+                "amsgrad": amsgrad,
+                "maximize": maximize,
+                "decoupled_weight_decay": decoupled_weight_decay,
+            },
+        )
+
+    def check(self, group):
+        if not group["lr"] >= 0.0:
+            raise ValueError(f"Invalid learning rate: {group['lr']}")
+        if not group["eps"] >= 0.0:
+            raise ValueError(f"Invalid epsilon value: {group['eps']}")
+        for k, beta in enumerate(group["betas"]):
+            if not 0.0 <= beta < 1.0:
+                raise ValueError(f"Invalid beta parameter at index {k}: {beta}")
+        if not group["weight_decay"] >= 0.0:
+            raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
+
+    def update(self, group):
+        amsgrad = group["amsgrad"]
+        rows = []
+        for p in group["params"]:
+            g = p.grad
+            if g is None:
+                continue
+            s = self.state[p]
+            if not s:
+                s["step"] = zero_number()
+                s["exp_avg"] = _core.zeros_as(p)
+                s["exp_avg_sq"] = _core.zeros_as(p)
+            if amsgrad and "max_exp_avg_sq" not in s:
+                s["max_exp_avg_sq"] = _core.zeros_as(p)
+            rows.append((g, p, s["exp_avg"], s["exp_avg_sq"], s["max_exp_avg_sq"] if amsgrad else None, s["step"]))
+        beta1, beta2 = group["betas"]
+        _core.run_list(
+            OPS.adam_step,
+            (group.lr_tensor,),
+            rows,
+            {
+                "beta1": beta1,
+                "beta2": beta2,
+                "eps": group["eps"],
+                "weight_decay": group["weight_decay"],
+                "decoupled": group["decoupled_weight_decay"],
+                "amsgrad": amsgrad,
+                "maximize": group["maximize"],
+            },
+        )
+
+
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p is scaled by 1 − lr·weight_decay, and the gradient left alone.
+
+    Args and errors as for Adam. Source: Loshchilov & Hutter, arXiv 1711.05101, algorithm 2.
+    """
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        amsgrad: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True
+        )

@@ -1,0 +1,96 @@
+"""Stochastic gradient descent, with momentum."""
+
+from __future__ import annotations
+
+from .. import _core
+from ..op import OPS
+from .optimizer import Optimizer, zero_number
+
+__all__ = ["SGD"]
+
+
+class SGD(Optimizer):
+    """Gradient descent: p ← p − lr·g; with momentum b ← momentum·b + (1 − dampening)·g, which starts at g, for g.
+
+    Args:
+        params: Tensors, or groups of them (dicts).
+        lr: learning rate.
+        momentum, dampening, nesterov: the running direction; nesterov looks one step ahead (g + momentum·b).
+        weight_decay: adds weight_decay·p to the gradient (L2 penalty).
+        maximize: ascend.
+
+    Raises:
+        ValueError: a hyper-parameter out of range. TypeError: parameters that are no Tensors.
+
+    Source: S0 Optimizers; S1 §1.3; Sutskever et al. 2013; the form is PyTorch's.
+    """
+
+    needed = ("momentum_buffer",)
+    hidden = ("step",)  # tells the first step from the others
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+            },
+        )
+
+    def check(self, group):
+        if not group["lr"] >= 0.0:
+            raise ValueError(f"Invalid learning rate: {group['lr']}")
+        if not group["momentum"] >= 0.0:
+            raise ValueError(f"Invalid momentum value: {group['momentum']}")
+        if not group["weight_decay"] >= 0.0:
+            raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
+            raise ValueError("Nesterov momentum requires a momentum and zero dampening")
+
+    def update(self, group):
+        momentum = group["momentum"]
+        rows = []
+        for p in group["params"]:
+            g = p.grad
+            if g is None:
+                continue
+            if momentum == 0:
+                rows.append((g, p, None, None))
+                continue
+            s = self.state[p]
+            if "step" not in s:
+                self._start(p, s)
+            rows.append((g, p, s["momentum_buffer"], s["step"]))
+        _core.run_list(
+            OPS.sgd_step,
+            (group.lr_tensor,),
+            rows,
+            {
+                "momentum": momentum,
+                "dampening": group["dampening"],
+                "weight_decay": group["weight_decay"],
+                "nesterov": group["nesterov"],
+                "maximize": group["maximize"],
+            },
+        )
+
+    def _start(self, p, s):
+        s["step"] = zero_number()
+        if "momentum_buffer" in s:  # loaded: the first step lies behind
+            _core.set_number(s["step"], 1.0)
+        else:
+            s["momentum_buffer"] = _core.zeros_as(p)
