@@ -27,6 +27,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from . import _core
 
 __all__ = ["OPS", "Effect", "ListEffect", "Op"]
@@ -255,6 +257,16 @@ class _DerivedBwd(Op):
     __slots__ = ()
 
 
+def _broadcast_shapes(op: Op, ins: list) -> list:
+    """The shape of each input once its "..." is broadcast over those of the others; None where there is no input."""
+    parts = []
+    for x, (_, dims, ell, *_) in zip(ins, op.in_specs):
+        after = 0 if ell < 0 else len(dims) - ell
+        parts.append(None if x is None or ell < 0 else (x.shape[:ell], x.shape[ell : x.ndim - after], x.shape[x.ndim - after :]))
+    full = np.broadcast_shapes(*[p[1] for p in parts if p is not None])
+    return [p[0] + full + p[2] if p is not None else None if x is None else x.shape for x, p in zip(ins, parts)]
+
+
 def _formula_of_bwd(op: Op, n_dy: int, n_in: int) -> Callable:
     """The first-order backward as a formula: the derivative of op's own formula."""
     kinds = [s[3] for s in op.in_specs]
@@ -263,9 +275,13 @@ def _formula_of_bwd(op: Op, n_dy: int, n_in: int) -> Callable:
     def formula(*args, _need, **params):
         dys, ins = args[:n_dy], list(args[n_dy : n_dy + n_in])
         places = [k for k in range(n_in) if kinds[k] == "T" and ins[k] is not None and _need & (1 << k)]
+        shapes = _broadcast_shapes(op, ins)
         for k in places:
             ins[k] = OPS.alias(ins[k]) if ins[k].requires_grad else ins[k].detach()
-            ins[k].requires_grad = True
+            if ins[k].shape != shapes[k]:  # the kernel gives the gradient of the broadcast input
+                ins[k] = OPS.expand(ins[k], shape=shapes[k])
+            if not ins[k].requires_grad:
+                ins[k].requires_grad = True
         ys = op.formula(*ins, **params)
         ys = ys if isinstance(ys, (tuple, list)) else (ys,)
         ys = [y for y, f in zip(ys, floating) if f]

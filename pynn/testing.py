@@ -316,7 +316,7 @@ def _gradcheck_sample(op: Op, sample: SampleInput, order: int) -> None:
 
 
 def _transposed(a):
-    return np.asfortranarray(a)
+    return np.array(a, order="F")  # asfortranarray makes 0-d arrays 1-d
 
 
 def _strided(a):
@@ -325,7 +325,7 @@ def _strided(a):
 
 def _reversed(a):
     flip = (slice(None, None, -1),) * a.ndim
-    return np.ascontiguousarray(a[flip])[flip]
+    return np.ascontiguousarray(a[flip])[flip] if a.ndim else a
 
 
 def _repeated(a):
