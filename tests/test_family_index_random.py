@@ -289,6 +289,7 @@ def test_scatter_adds_in_the_order_of_occurrence(rows, cols, n, dtype):
 
 def test_scatter_runs_on_the_team():
     _core.set_num_threads(2)
+    _core.set_chunk_div(64)  # the caller then waits for its worker
     _core.par_stats(reset=True)
     OPS.scatter_add(pynn.ones(4000, 64), Tensor(RNG.integers(0, 50, 4000)), rows=50)
     assert _core.par_stats()["parallel"] > 0
