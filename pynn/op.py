@@ -262,7 +262,9 @@ def _broadcast_shapes(op: Op, ins: list) -> list:
     parts = []
     for x, (_, dims, ell, *_) in zip(ins, op.in_specs):
         after = 0 if ell < 0 else len(dims) - ell
-        parts.append(None if x is None or ell < 0 else (x.shape[:ell], x.shape[ell : x.ndim - after], x.shape[x.ndim - after :]))
+        parts.append(
+            None if x is None or ell < 0 else (x.shape[:ell], x.shape[ell : x.ndim - after], x.shape[x.ndim - after :])
+        )
     full = np.broadcast_shapes(*[p[1] for p in parts if p is not None])
     return [p[0] + full + p[2] if p is not None else None if x is None else x.shape for x, p in zip(ins, parts)]
 
