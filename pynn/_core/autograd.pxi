@@ -171,7 +171,7 @@ cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int sa
     for k in range(n.n_out):
         if outs[k] is not None:
             y = <TensorBase>outs[k]
-            if y.a.dtype <= PN_F64:
+            if y.a.dtype <= PN_F64 and op.spec[op.n_in + k].kind != c'C':
                 y.node = n
                 y.out_idx = k
     return 0
@@ -193,7 +193,7 @@ cdef TensorBase saved_out(Node n, int k):
         return None
     shadow = n.shadows[k]
     y = view_of(shadow, &shadow.a)
-    if not pn_grad_off and y.a.dtype <= PN_F64:
+    if not pn_grad_off and y.a.dtype <= PN_F64 and n.op.spec[n.op.n_in + k].kind != c'C':
         y.node = n
         y.out_idx = k
     return y

@@ -92,7 +92,7 @@ drop = Op(
     flops="20*n", shape=_dropout_shape, formula=_formula, reference=_reference,
     vjp=lambda n, g: (OPS.dropout(g, n.ins[1], p=n.params["p"]), None),
     samples=lambda rng: [((rng.standard_normal(s), k), {"p": p}) for k in _KEYS
-                         for s, p in (((4, 7), 0.5), ((), 0.3), ((0, 4), 0.5), ((2, 3, 60), 0.1), ((40,), 0.0), ((40,), 1.0))],
+                         for s, p in (((4, 7), 0.5), ((), 0.3), ((0, 4), 0.5), ((2, 3, 60), 0.1), ((67, 33), 0.5), ((40,), 0.0), ((40,), 1.0))],
     errors=[((np.ones(3), _KEYS[0]), {"p": -0.1}, ValueError, r"dropout: argument 'p': expected 0 <= p <= 1, got -0.1")],
     doc="y = x/(1 − p) where philox_mask(key) is true, else 0. Linear in x. Source: S0 Dropout; S1 §6.5.2; S3 §6.2.",
 )  # fmt: skip

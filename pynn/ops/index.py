@@ -22,7 +22,8 @@ __all__ = [
 
 def _scatter_reference(g, idx, rows):
     y = np.zeros((rows, g.shape[-1]), g.dtype)
-    np.add.at(y, idx, g)
+    lead = np.broadcast_shapes(g.shape[:-1], idx.shape)
+    np.add.at(y, np.broadcast_to(idx, lead), np.broadcast_to(g, (*lead, g.shape[-1])))
     return y
 
 
@@ -52,9 +53,16 @@ gather_rows = Op(
     doc="y[n, c] = x[idx[n], c]. Source: S1 §2.9.",
 )  # fmt: skip
 
+
+def _scatter_back(n, g):
+    x, idx = n.ins
+    lead = np.broadcast_shapes(x.shape[:-1], idx.shape)
+    return OPS.gather_rows(g, idx if idx.shape == lead else OPS.expand(idx, shape=lead)), None
+
+
 scatter_add = Op(
     "scatter_add", "g[...,C] idx[...]:i<rows", "y[rows,C]", kernel="scatter_add_fwd", saves="idx", params={"rows": int},
-    vjp=lambda n, g: (OPS.gather_rows(g, n.ins[1]), None),
+    vjp=_scatter_back,
     samples=_scatter_samples,
     reference=_scatter_reference,
     errors=[((np.ones((2, 2)), np.array([0, -1])), {"rows": 3}, IndexError,
@@ -115,7 +123,7 @@ def _cat_back(n, g):
 
 
 def _cat_samples(rng):
-    for b, sizes, c in ((2, (3, 1, 4), 5), (1, (2,), 3), (3, (0, 2), 1), (1, range(_CAT_MAX), 2), (2, (1, 2), 0), (0, (1, 2), 3)):
+    for b, sizes, c in ((2, (3, 1, 4), 5), (1, (2,), 3), (3, (90, 67), 7), (3, (0, 2), 1), (1, range(_CAT_MAX), 2), (2, (1, 2), 0), (0, (1, 2), 3)):
         yield tuple(rng.standard_normal((b, n, c)) for n in sizes), {}
 
 
