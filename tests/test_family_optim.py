@@ -483,6 +483,7 @@ def test_errors_of_parameters():
         (Adam, {"betas": (1.0, 0.9)}, "Invalid beta parameter at index 0: 1.0"),
         (Adam, {"betas": (0.9, -0.1)}, "Invalid beta parameter at index 1: -0.1"),
         (AdamW, {"weight_decay": -1}, "Invalid weight_decay value: -1"),
+        (Adam, {"betas": 0.9}, "Invalid betas: expected two numbers, got 0.9"),
     ],
 )
 def test_errors_of_hyper_parameters(cls, options, text):
@@ -491,6 +492,16 @@ def test_errors_of_hyper_parameters(cls, options, text):
         cls([p], **options)
     with pytest.raises(ValueError, match=text):
         cls([{"params": [p], **options}])
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"), [(SGD, "lr"), (SGD, "momentum"), (SGD, "dampening"), (Adam, "eps"), (AdamW, "weight_decay")]
+)
+def test_hyper_parameters_must_be_numbers(cls, name):
+    with pytest.raises(TypeError, match=f"optimizer: '{name}': expected a number, got 'much'"):
+        cls(leaves([[1.0]], "float32"), **{name: "much"})
+    with pytest.raises(TypeError, match="'betas': expected a number, got None"):
+        Adam(leaves([[1.0]], "float32"), betas=(0.9, None))
 
 
 def test_errors_of_list_effects():

@@ -276,7 +276,10 @@ BAD = {
                    r"fit: argument 'y': expected labels 0 <= y < 3, got 3 at y\[70\]"),
     "label low": (lambda x, y: (x, set_at(y, 71, -1)), IndexError, r"got -1 at y\[71\]"),
     "label huge": (lambda x, y: (x, set_at(y.astype(np.uint64), 0, 2**63)), ValueError, "labels that int64 holds"),
-    "loss's shape": (lambda x, y: (x, np.eye(4)[y]), ValueError, "cross_entropy"),
+    "classes": (lambda x, y: (x, np.eye(4)[y]), ValueError,
+                r"'y': expected integer labels, or .* output, \(N, 3\), got floats of shape \(N, 4\)"),
+    "labels as floats": (lambda x, y: (x, y / 1), ValueError, r"expected integer labels.*got floats of shape \(N\)"),
+    "labels' shape": (lambda x, y: (x, np.stack([y, y], 1)), ValueError, r"cross_entropy: .*\(2, 2\)"),
 }  # fmt: skip
 
 

@@ -171,7 +171,7 @@ cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int sa
     for k in range(n.n_out):
         if outs[k] is not None:
             y = <TensorBase>outs[k]
-            if y.a.dtype <= PN_F64 and op.spec[op.n_in + k].kind != c'C':
+            if y.a.dtype <= PN_F64 and (k >= op.n_out or op.spec[op.n_in + k].kind != c'C'):
                 y.node = n
                 y.out_idx = k
     return 0
@@ -229,7 +229,7 @@ cdef list node_grads(Node n, list dys, int need, bint create_graph):
     cdef object gs
     check_saved(n)
     for k in range(n.n_out):
-        if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None:
+        if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None and n.op.spec[n.op.n_in + k].kind != c'C':
             dys[k] = zeros_like_array(&(<TensorBase>n.shadows[k]).a)
     if n.op.vjp is not None:
         before = pn_need_mask

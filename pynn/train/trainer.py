@@ -259,14 +259,20 @@ class Trainer:
             raise ValueError("fit: the optimizer holds none of the model's parameters (was the model copied?)")
 
     def _check_fit(self, what: str, batches: DataLoader) -> None:
-        """Tries one sample without training, and all targets against its output: faults show before any step."""
+        """Tries two samples without training, and all targets against their outputs: faults show before any step."""
         targets = batches.dataset.arrays[1]
-        x, t = batches.first(1)
+        x, t = batches.first(2)
         with _eval_mode(self.model):
             y = _output(self.model(x))
-            if takes_labels(self.loss) and targets.ndim < y.ndim and y.ndim > 1:
-                _check_labels(what, targets, y.shape[1], getattr(self.loss, "ignore_index", -100))
-            elif isinstance(self.loss, Module) and not takes_labels(self.loss) and y.shape != t.shape:
+            if takes_labels(self.loss):
+                if t.dtype.kind == "f" and t.shape != y.shape:
+                    raise ValueError(
+                        f"{what}: argument 'y': expected integer labels, or probabilities of the shape of the model's "
+                        f"output, {_samples_of(y)}, got floats of shape {_samples_of(t)}"
+                    )
+                if y.ndim > 1:
+                    _check_labels(what, targets, y.shape[1], getattr(self.loss, "ignore_index", -100))
+            elif isinstance(self.loss, Module) and y.shape != t.shape:
                 raise ValueError(
                     f"{what}: expected y of the shape of the model's output, {_samples_of(y)}, got {_samples_of(t)}"
                 )
