@@ -108,7 +108,9 @@ def test_create_graph_backward_leaves_differentiable_gradients():
 def test_unused_inputs():
     x, z = leaf(1.0), leaf(2.0)
     y = x * 2
-    with pytest.raises(RuntimeError, match=r"^grad: input 1 was not used to compute the outputs; pass allow_unused=True"):
+    with pytest.raises(
+        RuntimeError, match=r"^grad: input 1 was not used to compute the outputs; pass allow_unused=True"
+    ):
         grad(y, [x, z], retain_graph=True)
     gx, gz = grad(y, [x, z], allow_unused=True)
     assert gx.item() == 2
@@ -222,7 +224,11 @@ def test_hooks_must_return_gradients():
     x = leaf([1.0, 2.0])
     for hook, exception, text in (
         (lambda g: 1.0, TypeError, r"^hook: expected a Tensor or None as its result, got float$"),
-        (lambda g: g.sum(), ValueError, r"^hook: expected a gradient of shape \(2,\) and dtype float64, got \(\) and float64$"),
+        (
+            lambda g: g.sum(),
+            ValueError,
+            r"^hook: expected a gradient of shape \(2,\) and dtype float64, got \(\) and float64$",
+        ),
         (lambda g: g.float(), ValueError, r"and dtype float64, got \(2,\) and float32$"),
     ):
         for t in (x, x * 2):
@@ -304,7 +310,9 @@ def test_changed_saved_output():
     x = leaf([1.0, 2.0])
     y = OPS.exp(x)
     y.detach().zero_()
-    with pytest.raises(RuntimeError, match=r"'y' of shape \(2,\), saved for the derivative of 'exp', was changed in place"):
+    with pytest.raises(
+        RuntimeError, match=r"'y' of shape \(2,\), saved for the derivative of 'exp', was changed in place"
+    ):
         y.sum().backward()
 
 
@@ -325,7 +333,9 @@ def test_values_with_history_do_not_change():
             change()
     with pytest.raises(RuntimeError, match=r"cannot be assigned to in place.*pynn\.where.*pynn\.index_put"):
         y[0] = 1.0
-    with pytest.raises(RuntimeError, match=r"a leaf that requires grad can be changed in place only under pynn\.no_grad"):
+    with pytest.raises(
+        RuntimeError, match=r"a leaf that requires grad can be changed in place only under pynn\.no_grad"
+    ):
         x.zero_()
     z = y
     z += 1  # rebinds
@@ -336,7 +346,8 @@ def test_seeds():
     x = leaf([1.0, 2.0])
     y = x * 2
     with pytest.raises(
-        RuntimeError, match=r"^backward: the gradient of a non-scalar needs a seed: expected one of shape \(2,\), got none$"
+        RuntimeError,
+        match=r"^backward: the gradient of a non-scalar needs a seed: expected one of shape \(2,\), got none$",
     ):
         y.backward()
     with pytest.raises(ValueError, match=r"^backward: expected a gradient of shape \(2,\), got \(3,\)$"):

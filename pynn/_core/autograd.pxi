@@ -193,7 +193,7 @@ cdef TensorBase saved_out(Node n, int k):
         return None
     shadow = n.shadows[k]
     y = view_of(shadow, &shadow.a)
-    if not pn_grad_off and y.a.dtype <= PN_F64:
+    if not pn_grad_off and y.a.dtype <= PN_F64 and n.op.spec[n.op.n_in + k].kind != c'C':
         y.node = n
         y.out_idx = k
     return y
