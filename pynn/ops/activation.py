@@ -78,7 +78,9 @@ def _hardtanh_entry(name, low, high, doc):
     )
 
 
-_hardtanh = _hardtanh_entry("hardtanh", -1.0, 1.0, "y = min(max(x, min_val), max_val); the derivative at the bounds is 0.")
+_hardtanh = _hardtanh_entry(
+    "hardtanh", -1.0, 1.0, "y = min(max(x, min_val), max_val); the derivative at the bounds is 0."
+)
 _relu6 = _hardtanh_entry("relu6", 0.0, 6.0, "y = min(max(x, 0), 6) (MobileNets, arXiv 1704.04861).")
 
 _gelu = _activation(
@@ -123,7 +125,9 @@ def _elu_entry(name, alpha, scale, doc):
     )  # fmt: skip
 
 
-_elu = _elu_entry("elu", 1.0, 1.0, "y = scale·x where x > 0, else scale·alpha·(eˣ − 1) (Clevert et al., arXiv 1511.07289).")
+_elu = _elu_entry(
+    "elu", 1.0, 1.0, "y = scale·x where x > 0, else scale·alpha·(eˣ − 1) (Clevert et al., arXiv 1511.07289)."
+)
 _selu = _elu_entry(
     "selu", 1.6732632423543772848170429916717, 1.0507009873554804934193349852946,
     "elu with alpha and scale such that layers keep mean 0 and variance 1 (Klambauer et al., arXiv 1706.02515).",

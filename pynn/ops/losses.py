@@ -126,10 +126,12 @@ def _nll_reference(x, target, weight=None, ignore_index=-100, reduction=MEAN):
 
 def _class_samples(soft, **extra):
     def samples(rng):
-        shapes = ((5, 4), (1, 1), (4,), (2, 3, 5), (17, 33), (70, 3), (600, 7))
+        shapes = ((5, 4), (1, 1 + soft), (4,), (2, 3, 5), (17, 33), (70, 3), (600, 7))
         for k, shape in enumerate(shapes):
             x, c = rng.standard_normal(shape), shape[-1]
-            q = rng.dirichlet(np.ones(c), shape[:-1]) if soft else rng.integers(0, c, shape[:-1])
+            q = rng.dirichlet(np.ones(c), shape[:-1]) if soft else np.asarray(rng.integers(0, c, shape[:-1]))
+            if not soft:
+                q.reshape(-1)[0] = 0  # one label at least is not ignored
             w = rng.uniform(0.3, 2, c) if k % 2 else None
             yield (x, q, w), {"reduction": (k + 1) % 3}
             for name, value in extra.items():
@@ -216,8 +218,9 @@ def _pair_samples(weights=0, unit=False, **extra):
 
     def samples(rng):
         for k, shape in enumerate([(3, 5), (1,), (), (2, 3, 7), (67, 33), (300, 260), (0, 3)]):
-            x = rng.uniform(0.02, 0.98, shape) if unit else rng.standard_normal(shape)
-            t = rng.uniform(0, 1, shape) if unit or weights else x + rng.choice([-1, 1], shape) * rng.uniform(0.2, 3, shape)
+            x = np.asarray(rng.uniform(0.1, 0.9, shape) if unit else rng.standard_normal(shape))
+            apart = rng.choice([-1, 1], shape) * rng.uniform(0.2, 3, shape)
+            t = np.asarray(rng.uniform(0, 1, shape) if unit or weights else x + apart)
             ws = [rng.uniform(0.3, 2, shape[-1:]) if (k + j) % 2 == 0 else None for j in range(weights)]
             params = {"reduction": SUM if x.size == 0 else (k + 1) % 3}
             yield (x, t, *ws), params
@@ -315,7 +318,7 @@ def _bce_reference(x, t, weight=1.0):
 
 _binary_cross_entropy = _pair(
     "binary_cross_entropy", _bce, _bce_reference, weights=1, unit=True, saves="input target weight",
-    bwd_formula=_bce_back, domain={"input": (0.02, 0.98)}, valid={"input": "0 <= value <= 1"},
+    bwd_formula=_bce_back, domain={"input": (0.1, 0.9)}, valid={"input": "0 <= value <= 1"},
     errors=[((np.array([0.5, 1.5]), np.zeros(2), None), {}, ValueError,
              r"binary_cross_entropy: argument 'input': expected 0 <= value <= 1, got 1.5 at input\[1\]")],
     doc="l = −w·(t·ln x + (1−t)·ln(1−x)), logarithms not below −100; dx = w·(x−t)/max(x(1−x), 1e-12). "

@@ -37,7 +37,7 @@ class ParamGroup(dict):
 
     def __setitem__(self, key, value):
         if key == "lr":
-            value = _number(value, "lr")
+            value = number(value, "lr")
             _core.set_number(self.lr_tensor, value)
         super().__setitem__(key, value)
 
@@ -204,11 +204,18 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _number(value, name: str) -> float:
+def number(value, name: str) -> float:
+    """A hyper-parameter as a float; raises TypeError for what is none."""
     try:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"optimizer: '{name}': expected a number, got {value!r}") from None
+
+
+def check_not_negative(group: dict[str, Any], name: str, what: str) -> None:
+    """Raises where group[name] is negative, NaN, or no number."""
+    if not number(group[name], name) >= 0.0:
+        raise ValueError(f"Invalid {what}: {group[name]}")
 
 
 def _checked_params(params) -> list[Tensor]:
