@@ -7,13 +7,12 @@ from .autograd import *  # noqa: F403
 from .config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from .creation import *  # noqa: F403
 from .op import OPS, Effect, Op
-from .ops.index import (
-    cat, chunk, clamp, cumsum, flip, gather, index_put, roll, split, stack, take_along_dim, where,
-)  # fmt: skip
 from .random import (
     Generator, bernoulli, default_generator, initial_seed, manual_seed, normal, rand, randint, randn, randperm, uniform,
 )  # fmt: skip
 from .tensor import Tensor, from_numpy, tensor
+
+globals().update(ops.FUNCTIONS)  # pynn.add, pynn.exp, pynn.sum, pynn.cat, …
 
 # loaded when first asked for, so that `import pynn` costs little more than `import numpy`
 _LAZY = ("data", "nn", "optim", "train")

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+
+import numpy as np
 
 from . import _core
 from .tensor import Tensor
@@ -122,6 +124,18 @@ def _leaves(inputs, create_graph: bool) -> list[Tensor]:
     return leaves
 
 
+def _directions(v, leaves: list[Tensor], what: str) -> list:
+    """v as one direction of its shape for each leaf."""
+    vs = _listed(v)
+    if len(vs) != len(leaves):
+        raise ValueError(f"{what}: argument 'v': expected {len(leaves)} directions, one for each input, got {len(vs)}")
+    for k, (d, x) in enumerate(zip(vs, leaves)):
+        shape = d.shape if isinstance(d, Tensor) else np.shape(d)
+        if shape != x.shape:
+            raise ValueError(f"{what}: argument 'v': expected shape {x.shape} as input {k} has, got {shape}")
+    return vs
+
+
 def _packed(values, like):
     return tuple(values) if isinstance(like, (list, tuple)) else values[0]
 
@@ -150,7 +164,7 @@ def jvp(func: Callable, inputs, v=None, create_graph: bool = False):
     leaves = _leaves(inputs, create_graph)
     if v is None and any(x.size != 1 for x in leaves):
         raise ValueError("jvp: argument 'v': expected a direction of the inputs' shapes, got none")
-    vs = [Tensor.ones_like(x) for x in leaves] if v is None else _listed(v)
+    vs = [Tensor.ones_like(x) for x in leaves] if v is None else _directions(v, leaves, "jvp")
     with enable_grad():
         ys = func(*leaves)
         y_list = _listed(ys)
@@ -173,7 +187,7 @@ def jvp(func: Callable, inputs, v=None, create_graph: bool = False):
 def hvp(func: Callable, inputs, v, create_graph: bool = False):
     """(func(*inputs), H v) for a scalar func: the exact Hessian–vector product by a second backward (S1 §2.11)."""
     leaves = _leaves(inputs, create_graph)
-    vs: Sequence = _listed(v)
+    vs = _directions(v, leaves, "hvp")
     with enable_grad():
         y = func(*leaves)
         gs = _core.run_backward([y], None, leaves, True, True, True, "hvp")

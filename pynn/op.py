@@ -257,16 +257,15 @@ class _DerivedBwd(Op):
     __slots__ = ()
 
 
-def _broadcast_shapes(op: Op, ins: list) -> list:
-    """The shape of each input once its "..." is broadcast over those of the others; None where there is no input."""
-    parts = []
-    for x, (_, dims, ell, *_) in zip(ins, op.in_specs):
-        after = 0 if ell < 0 else len(dims) - ell
-        parts.append(
-            None if x is None or ell < 0 else (x.shape[:ell], x.shape[ell : x.ndim - after], x.shape[x.ndim - after :])
-        )
-    full = np.broadcast_shapes(*[p[1] for p in parts if p is not None])
-    return [p[0] + full + p[2] if p is not None else None if x is None else x.shape for x, p in zip(ins, parts)]
+def _full_shapes(op: Op, ins: list) -> list[tuple[int, ...] | None]:
+    """The shapes that ins are broadcast to in a call: "..." is the same for all that have it."""
+    parts = [(x.shape, s[2], len(s[1]) - s[2]) for x, s in zip(ins, op.in_specs) if x is not None and s[2] >= 0]
+    wide = np.broadcast_shapes(*(shape[before : len(shape) - after] for shape, before, after in parts))
+    return [
+        None if x is None else x.shape if s[2] < 0 else
+        (*x.shape[: s[2]], *wide, *x.shape[x.ndim - len(s[1]) + s[2] :])
+        for x, s in zip(ins, op.in_specs)
+    ]  # fmt: skip
 
 
 def _formula_of_bwd(op: Op, n_dy: int, n_in: int) -> Callable:
@@ -277,13 +276,11 @@ def _formula_of_bwd(op: Op, n_dy: int, n_in: int) -> Callable:
     def formula(*args, _need, **params):
         dys, ins = args[:n_dy], list(args[n_dy : n_dy + n_in])
         places = [k for k in range(n_in) if kinds[k] == "T" and ins[k] is not None and _need & (1 << k)]
-        shapes = _broadcast_shapes(op, ins)
-        for k in places:
-            ins[k] = OPS.alias(ins[k]) if ins[k].requires_grad else ins[k].detach()
-            if ins[k].shape != shapes[k]:  # the kernel gives the gradient of the broadcast input
-                ins[k] = OPS.expand(ins[k], shape=shapes[k])
-            if not ins[k].requires_grad:
-                ins[k].requires_grad = True
+        shapes = _full_shapes(op, ins)
+        for k in places:  # the kernel's gradients have the shapes that the inputs are broadcast to
+            x = ins[k] if ins[k].requires_grad else ins[k].detach()
+            x.requires_grad = True
+            ins[k] = OPS.expand(x, shape=shapes[k])
         ys = op.formula(*ins, **params)
         ys = ys if isinstance(ys, (tuple, list)) else (ys,)
         ys = [y for y, f in zip(ys, floating) if f]
@@ -292,10 +289,7 @@ def _formula_of_bwd(op: Op, n_dy: int, n_in: int) -> Callable:
         if pairs:
             ys, ds = zip(*pairs)
             wanted = [ins[k] for k in places]
-            for k, g in zip(places, _core.run_backward(list(ys), list(ds), wanted, True, True, True, op.name)):
-                if g is not None and g.shape != ins[k].shape:
-                    g = OPS.sum_to(g, shape=ins[k].shape)
-                found[k] = g
+            found.update(zip(places, _core.run_backward(list(ys), list(ds), wanted, True, True, True, op.name)))
         return tuple(found.values())
 
     return formula

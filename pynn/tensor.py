@@ -379,8 +379,8 @@ def _method(name: str):
 FUNCTIONS: dict = {}
 METHODS = (
     "abs sign sqrt exp expm1 log log1p sin cos tanh erf sigmoid floor ceil round pow matmul maximum minimum where "
-    "sum mean var std amax amin max min argmax argmin prod norm softmax log_softmax relu clamp square reciprocal "
-    "all any split chunk index_put gather cumsum"
+    "sum mean var std amax amin max min argmax argmin prod norm softmax log_softmax relu clamp "
+    "all any split chunk index_put gather cumsum logsumexp"
 ).split()
 for _name in METHODS:
     setattr(Tensor, _name, _method(_name))

@@ -414,10 +414,12 @@ def test_bad_arguments_of_cross_entropy():
         ((x, pynn.tensor(np.ones((2, 3), int))), {}, TypeError,
          r"argument 'target': expected floating class probabilities, for it has the shape \(2, 3\) of input, "
          "got dtype int64"),
-        ((x, t, pynn.tensor(np.ones(4))), {}, ValueError, r"argument 'weight': expected shape \[C\] with C=3, got \(4,\)"),
+        ((x, t, pynn.tensor(np.ones(4))), {}, ValueError,
+         r"argument 'weight': expected shape \[C\] with C=3, got \(4,\)"),
         ((x, t), {"reduction": "avg"}, ValueError, "argument 'reduction': expected 'none', 'mean' or 'sum', got 'avg'"),
         ((x, t), {"label_smoothing": 1.5}, ValueError, "argument 'label_smoothing': expected 0 to 1, got 1.5"),
-        ((pynn.tensor(1.0), t), {}, ValueError, r"argument 'input': expected shape \[C\], \[N,C\] or \[N,C,...\], got \(\)"),
+        ((pynn.tensor(1.0), t), {}, ValueError,
+         r"argument 'input': expected shape \[C\], \[N,C\] or \[N,C,...\], got \(\)"),
         ((pynn.tensor(np.zeros((2, 0))), t), {}, ValueError,
          r"argument 'input': expected at least one class, got shape \(2, 0\)"),
         ((pynn.tensor(np.zeros((2, 3, 4))), t), {}, ValueError,
@@ -561,7 +563,7 @@ def test_smooth_l1_without_a_bend_is_l1(f):
 
 def test_bad_bends():
     x = pynn.tensor([1.0])
-    with pytest.raises(ValueError, match="^huber_loss: argument 'delta': expected a number > 0, got 0$"):
+    with pytest.raises(ValueError, match=r"^huber_loss: argument 'delta': expected a number > 0, got 0$"):
         L.huber_loss(x, x, delta=0)
-    with pytest.raises(ValueError, match="^smooth_l1_loss: argument 'beta': expected a number >= 0, got -1$"):
+    with pytest.raises(ValueError, match=r"^smooth_l1_loss: argument 'beta': expected a number >= 0, got -1$"):
         L.smooth_l1_loss(x, x, beta=-1)

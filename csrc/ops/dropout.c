@@ -28,6 +28,7 @@
 #define LANES 2
 #endif
 typedef uint64_t U __attribute__((vector_size(8 * LANES)));
+typedef uint32_t W __attribute__((vector_size(4 * LANES)));
 
 /* the product of the lower halves of each lane */
 static inline U mul_low(U a, U b) {
@@ -42,36 +43,46 @@ static inline U mul_low(U a, U b) {
 #endif
 }
 
-/* Ten rounds on blocks first .. first + 7 of key: 32 words, by word, then by block. What a round leaves
- * in the upper half of a lane is never read. */
-static inline void philox(uint32_t *out, int64_t first, const int64_t *key) {
-    const U m0 = (U){0} + 0xD2511F53u, m1 = (U){0} + 0xCD9E8D57u;
-    for (int part = 0; part < 8; part += LANES) {
-        uint32_t k0 = (uint32_t)key[0], k1 = (uint32_t)((uint64_t)key[0] >> 32);
-        U c0, c1, c2 = (U){0} + (uint32_t)key[1], c3 = (U){0} + ((uint64_t)key[1] >> 32);
-        for (int l = 0; l < LANES; l++) c0[l] = (uint64_t)(first + part + l);
-        c1 = c0 >> 32;
-        for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-            U p0 = mul_low(m0, c0), p1 = mul_low(m1, c2);
-            c0 = (p1 >> 32) ^ c1 ^ (uint64_t)k0, c1 = p1;
-            c2 = (p0 >> 32) ^ c3 ^ (uint64_t)k1, c3 = p0;
-        }
-        for (int l = 0; l < LANES; l++) {
-            out[part + l] = (uint32_t)c0[l], out[8 + part + l] = (uint32_t)c1[l];
-            out[16 + part + l] = (uint32_t)c2[l], out[24 + part + l] = (uint32_t)c3[l];
-        }
-    }
-}
+#define ROUNDS 10
+#define SIDE                                                                                       \
+    (8 / LANES < 2 ? 1 : 2) /* vectors worked on side by side: a round waits for its products */
 
-/* the words of n positions from lo, a multiple of GROUP */
-static void words(uint32_t *u, int64_t lo, int64_t n, const int64_t *key) {
-    for (int64_t i = 0; i < n; i += GROUP) philox(u + i, (lo + i) / GROUP * 8, key);
+/* The words of n positions from lo, a multiple of GROUP; rounded up to whole groups. What a round leaves in
+ * the upper half of a lane is never read. */
+static void words(uint32_t *out, int64_t lo, int64_t n, const int64_t *key) {
+    const U m0 = (U){0} + 0xD2511F53u, m1 = (U){0} + 0xCD9E8D57u;
+    const U low = (U){0} + (uint32_t)key[1], high = (U){0} + ((uint64_t)key[1] >> 32);
+    U k0[ROUNDS], k1[ROUNDS], lanes;
+    for (uint32_t r = 0; r < ROUNDS; r++) {
+        k0[r] = (U){0} + (uint32_t)((uint32_t)key[0] + r * 0x9E3779B9u);
+        k1[r] = (U){0} + (uint32_t)((uint32_t)((uint64_t)key[0] >> 32) + r * 0xBB67AE85u);
+    }
+    for (int l = 0; l < LANES; l++) lanes[l] = (uint64_t)l;
+    for (int64_t i = 0; i < n; i += GROUP)
+        for (int part = 0; part < 8; part += SIDE * LANES) {
+            U c[SIDE][4];
+            for (int s = 0; s < SIDE; s++) {
+                c[s][0] = lanes + (uint64_t)((lo + i) / GROUP * 8 + part + s * LANES);
+                c[s][1] = c[s][0] >> 32, c[s][2] = low, c[s][3] = high;
+            }
+            for (int r = 0; r < ROUNDS; r++)
+                for (int s = 0; s < SIDE; s++) {
+                    U p0 = mul_low(m0, c[s][0]), p1 = mul_low(m1, c[s][2]);
+                    c[s][0] = (p1 >> 32) ^ c[s][1] ^ k0[r], c[s][1] = p1;
+                    c[s][2] = (p0 >> 32) ^ c[s][3] ^ k1[r], c[s][3] = p0;
+                }
+            for (int s = 0; s < SIDE; s++)
+                for (int w = 0; w < 4; w++) {
+                    const W half = __builtin_convertvector(c[s][w], W);
+                    memcpy(out + i + 8 * w + part + s * LANES, &half, sizeof half);
+                }
+        }
 }
 
 typedef struct drop {
     int64_t key[2], total, grain;
-    int none, dense;     /* none: nothing is kept */
-    uint32_t top;        /* an element is kept where its word is at most top */
+    int none, dense; /* none: nothing is kept */
+    uint32_t top; /* an element is kept where its word is at most top */
     const pn_array *x, *y;
 } drop;
 
@@ -126,6 +137,21 @@ static int is_dense(const pn_array *a) {
     return 1;
 }
 
+#if PN_KIND == PN_f32
+typedef uint32_t bits;
+#else
+typedef uint64_t bits;
+#endif
+
+/* v where its word is at most top, else 0; by a mask of bits, since a branch would often be guessed wrong */
+static inline T kept(T v, uint32_t word, uint32_t top) {
+    bits b;
+    memcpy(&b, &v, sizeof b);
+    b &= -(bits)(word <= top);
+    memcpy(&v, &b, sizeof b);
+    return v;
+}
+
 /* n positions from lo whose words are u: a row of the last dimension at a time */
 static void drop_strided(const drop *d, const uint32_t *u, int64_t lo, int64_t n, T scale) {
     const pn_array *x = d->x, *y = d->y;
@@ -140,7 +166,7 @@ static void drop_strided(const drop *d, const uint32_t *u, int64_t lo, int64_t n
         const T *from = (const T *)x->data + xo;
         T *to = (T *)y->data + yo;
         for (int64_t k = 0; k < m; k++)
-            to[k * y->strides[last]] = u[i + k] <= d->top ? from[k * x->strides[last]] * scale : 0;
+            to[k * y->strides[last]] = kept(from[k * x->strides[last]] * scale, u[i + k], d->top);
     }
 }
 
@@ -158,7 +184,7 @@ static void drop_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         if (!d->dense)
             drop_strided(d, u, lo, n, scale);
         else
-            for (int64_t i = 0; i < n; i++) y[lo + i] = u[i] <= d->top ? x[lo + i] * scale : 0;
+            for (int64_t i = 0; i < n; i++) y[lo + i] = kept(x[lo + i] * scale, u[i], d->top);
     }
 }
 

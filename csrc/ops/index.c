@@ -55,7 +55,8 @@ static inline rows rows_of(const pn_array *a, int ndim) {
 static inline int64_t row_at(const rows *r, int64_t n) {
     int64_t off = 0;
     if (r->flat) return n * r->step;
-    for (int d = r->ndim - 1; d >= 0; d--) off += n % r->a->shape[d] * r->a->strides[d], n /= r->a->shape[d];
+    for (int d = r->ndim - 1; d >= 0; d--)
+        off += n % r->a->shape[d] * r->a->strides[d], n /= r->a->shape[d];
     return off;
 }
 
@@ -63,7 +64,9 @@ typedef struct job {
     const pn_array *x, *y; /* from, to */
     rows idx, g;           /* g: the rows that a scatter reads */
     int64_t xs[3], gc, ic; /* strides of x[B,R,C]; of g and idx along c */
-    int64_t B, N, R, C, grain, row_parts, col_parts;
+    int64_t B, N, R, C;    /* N rows of C in each of B batches; indices are below R */
+    int64_t per;           /* indices a row: 1 or C */
+    int64_t grain, row_parts, col_parts;
 } job;
 
 static inline const int64_t *index_row(const job *j, int64_t row) {
@@ -85,7 +88,8 @@ static inline void copy_run(char *to, const char *from, int64_t step, int64_t n,
 
 static void gather_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *j = arg;
-    int64_t size = pn_itemsize(j->x->dtype), lo = chunk * j->grain, hi = pn_min(j->B * j->N, lo + j->grain);
+    int64_t size = pn_itemsize(j->x->dtype), lo = chunk * j->grain,
+            hi = pn_min(j->B * j->N, lo + j->grain);
     int64_t run = j->ic == 0 ? j->C : 1; /* elements that share an index */
     (void)worker;
     for (int64_t n = lo; n < hi; n++) {
@@ -95,7 +99,7 @@ static void gather_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         for (int64_t k = 0; k < j->C; k += run) {
             int64_t r = idx[k * j->ic];
             if (r < 0 || r >= j->R) {
-                pn_fail(c, PN_E_INDEX, IDX, j->ic == 0 ? n : n * j->C + k, (double)r);
+                pn_fail(c, PN_E_INDEX, IDX, n * j->per + k, (double)r);
                 return;
             }
             copy_run(y + k * size, x + (r * j->xs[1] + k * j->xs[2]) * size, j->xs[2], run, size);
@@ -110,16 +114,30 @@ static void gather(pn_call *c, job *j) {
 
 PN_FN(gather_rows_fwd) {
     const pn_array *x = ARG(gather_rows_fwd, x), *idx = ARG(gather_rows_fwd, idx);
-    job j = {.x = x, .y = ARG(gather_rows_fwd, y), .idx = rows_of(idx, idx->ndim),
-             .xs = {0, x->strides[0], x->strides[1]}, .B = 1, .N = pn_size(idx), .R = x->shape[0], .C = x->shape[1]};
+    job j = {.x = x,
+             .y = ARG(gather_rows_fwd, y),
+             .idx = rows_of(idx, idx->ndim),
+             .xs = {0, x->strides[0], x->strides[1]},
+             .B = 1,
+             .per = 1,
+             .N = pn_size(idx),
+             .R = x->shape[0],
+             .C = x->shape[1]};
     gather(c, &j);
 }
 
 PN_FN(gather_along_fwd) {
     const pn_array *x = ARG(gather_along_fwd, x), *idx = ARG(gather_along_fwd, idx);
-    job j = {.x = x, .y = ARG(gather_along_fwd, y), .idx = rows_of(idx, 2),
-             .xs = {x->strides[0], x->strides[1], x->strides[2]}, .ic = idx->strides[2],
-             .B = x->shape[0], .N = idx->shape[1], .R = x->shape[1], .C = x->shape[2]};
+    job j = {.x = x,
+             .y = ARG(gather_along_fwd, y),
+             .idx = rows_of(idx, 2),
+             .xs = {x->strides[0], x->strides[1], x->strides[2]},
+             .ic = idx->strides[2],
+             .B = x->shape[0],
+             .N = idx->shape[1],
+             .R = x->shape[1],
+             .C = x->shape[2]};
+    j.per = j.C;
     if (j.C == 1) j.ic = 0;
     gather(c, &j);
 }
@@ -144,7 +162,8 @@ static void cat_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         while (m >= j->start[k + 1]) k++;
         const pn_array *a = &c->arg[k];
         n = pn_min(hi - lo, j->start[k + 1] - m);
-        const char *from = (const char *)a->data + (b * a->strides[0] + (m - j->start[k]) * a->strides[1]) * size;
+        const char *from =
+            (const char *)a->data + (b * a->strides[0] + (m - j->start[k]) * a->strides[1]) * size;
         char *to = (char *)y->data + lo * j->C * size;
         if (j->C == 1)
             copy_run(to, from, a->strides[1], n, size);
@@ -152,14 +171,16 @@ static void cat_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
             copy_run(to, from, 1, n * j->C, size);
         else
             for (int64_t i = 0; i < n; i++)
-                copy_run(to + i * j->C * size, from + i * a->strides[1] * size, a->strides[2], j->C, size);
+                copy_run(to + i * j->C * size, from + i * a->strides[1] * size, a->strides[2], j->C,
+                         size);
     }
 }
 
 PN_FN(cat_fwd) {
     const pn_array *y = ARG(cat_fwd, y);
     joint j = {.C = y->shape[2], .rows = y->shape[0] * y->shape[1]};
-    for (int k = 0; k < CAT_MAX; k++) j.start[k + 1] = j.start[k] + (c->arg[k].data ? c->arg[k].shape[1] : 0);
+    for (int k = 0; k < CAT_MAX; k++)
+        j.start[k + 1] = j.start[k] + (c->arg[k].data ? c->arg[k].shape[1] : 0);
     j.grain = pn_max(1, pn_grain(CHUNK) / pn_max(1, j.C));
     pn_for(c, pn_ceil_div(j.rows, j.grain), cat_chunk, &j);
 }
@@ -172,13 +193,14 @@ PN_FN(cat_fwd) {
 
 static void check_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *j = arg;
-    int64_t lo = chunk * CHUNK, hi = pn_min(j->B * j->N, lo + CHUNK), per = j->ic == 0 ? 1 : j->C;
+    int64_t lo = chunk * j->grain, hi = pn_min(j->B * j->N, lo + j->grain);
+    int64_t per = j->ic == 0 ? 1 : j->C;
     (void)worker;
     for (int64_t n = lo; n < hi; n++)
         for (int64_t k = 0; k < per; k++) {
             int64_t r = index_row(j, n)[k * j->ic];
             if (r < 0 || r >= j->R) {
-                pn_fail(c, PN_E_INDEX, IDX, n * per + k, (double)r);
+                pn_fail(c, PN_E_INDEX, IDX, n * j->per + k, (double)r);
                 return;
             }
         }
@@ -214,7 +236,8 @@ static void scatter_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 
 static void scatter(pn_call *c, job *j) {
     int64_t want = pn_min(32, pn_ceil_div(j->B * (j->R + j->N) * j->C, pn_grain(CHUNK)));
-    pn_for(c, pn_ceil_div(j->B * j->N, CHUNK), check_chunk, j);
+    j->grain = pn_max(1, pn_grain(CHUNK) / (j->ic == 0 ? 1 : pn_max(1, j->C)));
+    pn_for(c, pn_ceil_div(j->B * j->N, j->grain), check_chunk, j);
     if (c->err.code != PN_OK) return;
     /* columns in whole cache lines first, since they share the work evenly; rows where those are too few */
     j->col_parts = pn_max(1, pn_min(pn_ceil_div(want, j->B), j->C * (int64_t)sizeof(T) / PN_ALIGN));
@@ -223,16 +246,33 @@ static void scatter(pn_call *c, job *j) {
 }
 
 PN_FN(scatter_add_fwd) {
-    const pn_array *g = ARG(scatter_add_fwd, g), *idx = ARG(scatter_add_fwd, idx), *y = ARG(scatter_add_fwd, y);
-    job j = {.y = y, .idx = rows_of(idx, idx->ndim), .g = rows_of(g, g->ndim - 1), .gc = g->strides[g->ndim - 1],
-             .B = 1, .N = pn_size(idx), .R = y->shape[0], .C = y->shape[1]};
+    const pn_array *g = ARG(scatter_add_fwd, g), *idx = ARG(scatter_add_fwd, idx),
+                   *y = ARG(scatter_add_fwd, y);
+    job j = {.y = y,
+             .idx = rows_of(idx, idx->ndim),
+             .g = rows_of(g, g->ndim - 1),
+             .gc = g->strides[g->ndim - 1],
+             .B = 1,
+             .per = 1,
+             .N = pn_size(idx),
+             .R = y->shape[0],
+             .C = y->shape[1]};
     scatter(c, &j);
 }
 
 PN_FN(scatter_along_fwd) {
-    const pn_array *g = ARG(scatter_along_fwd, g), *idx = ARG(scatter_along_fwd, idx), *y = ARG(scatter_along_fwd, y);
-    job j = {.y = y, .idx = rows_of(idx, 2), .g = rows_of(g, 2), .gc = g->strides[2], .ic = idx->strides[2],
-             .B = y->shape[0], .N = g->shape[1], .R = y->shape[1], .C = y->shape[2]};
+    const pn_array *g = ARG(scatter_along_fwd, g), *idx = ARG(scatter_along_fwd, idx),
+                   *y = ARG(scatter_along_fwd, y);
+    job j = {.y = y,
+             .idx = rows_of(idx, 2),
+             .g = rows_of(g, 2),
+             .gc = g->strides[2],
+             .ic = idx->strides[2],
+             .B = y->shape[0],
+             .N = g->shape[1],
+             .R = y->shape[1],
+             .C = y->shape[2]};
+    j.per = j.C;
     if (j.C == 1) j.ic = 0;
     scatter(c, &j);
 }
@@ -258,8 +298,8 @@ PN_FN(cumsum_fwd) {
     pn_for(c, y->shape[0] * pn_ceil_div(y->shape[2], COLUMNS), cumsum_chunk, y);
 }
 
-PN_EACH(clamp_fwd, 1, 1,
-        const V lo = pn_set1((T)par[PNP_clamp_fwd_min].f); const V hi = pn_set1((T)par[PNP_clamp_fwd_max].f);
-        , V up = pn_select(a < lo, lo, a); y = pn_select(up > hi, hi, up);)
+PN_EACH(clamp_fwd, 1, 1, const V lo = pn_set1((T)par[PNP_clamp_fwd_min].f);
+        const V hi = pn_set1((T)par[PNP_clamp_fwd_max].f);, V up = pn_select(a < lo, lo, a);
+        y = pn_select(up > hi, hi, up);)
 
 #endif

@@ -429,7 +429,8 @@ cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
     return 0
 
 
-cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_array *to, list held, list back) except -1:
+cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_array *to,
+                    list held, list back) except -1:
     """A member of a row as the kernel may see it: where it does not lie as `want` says, a copy."""
     cdef TensorBase t, copy
     if member is None:

@@ -300,7 +300,7 @@ cdef list run_bwd(Node n, list dys, int need):
         outs.append(t)
         grads[k] = t
     if total > 0:
-        launch(b, arr, j, n.params, (<TensorBase>dys[0]).a.dtype, &dims, total)
+        launch(b, arr, j, n.params, (<TensorBase>xs[0]).a.dtype, &dims, total)
     if not pn_grad_off:
         p = dict(n.params)
         p["_need"] = need
@@ -360,18 +360,47 @@ cdef list differentiate(Node n, list dys, int need, bint create_graph):
     finally:
         pn_grad_off = off
     ys = list(ys) if isinstance(ys, (tuple, list)) else [ys]
+    check_formula(n.op, ys, dys)
     pairs = [(y, d) for y, d in zip(ys, dys) if asks_grad(y) and d is not None]
-    found = walk([p[0] for p in pairs], [p[1] for p in pairs], wanted, create_graph, False)
+    # what is recorded of the walk refers to the formula's nodes
+    found = walk([p[0] for p in pairs], [p[1] for p in pairs], wanted, create_graph, create_graph)
     grads = [None] * len(n.inputs)
     for k, g in zip(places, found):
         grads[k] = g
     return grads
 
 
+cdef int check_formula(OpBase op, list ys, list dys) except -1:
+    """A formula's values have the shapes of the op's own."""
+    cdef int k
+    if len(ys) != op.n_out:
+        raise ValueError(f"{op.name}: expected {op.n_out} values from its formula, got {len(ys)}")
+    for k in range(op.n_out):
+        if ys[k] is None:
+            continue
+        if not isinstance(ys[k], TensorBase):
+            raise TypeError(f"{op.name}: expected Tensors from its formula, got {type(ys[k]).__name__}")
+        if dys[k] is not None and not same_shape(&(<TensorBase>ys[k]).a, &(<TensorBase>dys[k]).a):
+            raise ValueError(f"{op.name}: expected shape {dys[k].shape} from its formula for '{op.out_names[k]}', "
+                             f"got {ys[k].shape}")
+    return 0
+
+
 # ---- the walk ------------------------------------------------------------------------------------
 
-cdef list collect(list ys):
-    """The nodes below ys, consumers before producers."""
+cdef int64_t oldest(list xs) noexcept:
+    """The smallest number of the nodes that made xs; 0 where one is a leaf. No older node leads to any of xs."""
+    cdef int64_t seq = node_count
+    cdef object x
+    for x in xs:
+        if (<TensorBase>x).node is None:
+            return 0
+        seq = min(seq, (<TensorBase>x).node.seq)
+    return seq
+
+
+cdef list collect(list ys, int64_t first):
+    """The nodes below ys with numbers from `first`, consumers before producers."""
     cdef list stack = [], order = []
     cdef set seen = set()
     cdef Node n
@@ -380,7 +409,7 @@ cdef list collect(list ys):
             stack.append((<TensorBase>y).node)
     while stack:
         n = stack.pop()
-        if n in seen:
+        if n in seen or n.seq < first:
             continue
         seen.add(n)
         order.append(n)
@@ -455,7 +484,7 @@ cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph)
     """Reverse-mode derivative of ys. xs None: accumulates into the leaves' grad; else returns those of xs."""
     global pn_grad_off
     cdef dict slots = {}, leaf_grads = {}
-    cdef list order = collect(ys), slot
+    cdef list order = collect(ys, oldest(xs) if xs is not None else 0), slot
     cdef Wanted wanted = Wanted(xs, order) if xs is not None else None
     cdef Node n
     cdef TensorBase y
@@ -503,9 +532,14 @@ cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, bin
         gs = node_grads(n, slot, need, create_graph)
     except FloatingPointError as e:
         raise FloatingPointError(f"{e}, in the backward of '{n.op.name}'") from None
+    if len(gs) != len(n.inputs):
+        raise ValueError(f"{n.op.name}: expected {len(n.inputs)} gradients from its vjp, one for each input, got {len(gs)}")
     for k in range(len(gs)):
         if gs[k] is None or not need & (1 << k):
             continue
+        if not isinstance(gs[k], TensorBase):
+            raise TypeError(f"{n.op.name}: expected a Tensor or None from its vjp for '{n.op.in_names[k]}', "
+                            f"got {type(gs[k]).__name__}")
         x = <TensorBase>n.inputs[k]
         g = <TensorBase>gs[k]
         gs[k] = None
@@ -523,8 +557,17 @@ cdef int run_hooks(Node n, list slot) except -1:
             for fn in list(fns):
                 g = fn(slot[k])
                 if g is not None:
-                    slot[k] = g
+                    slot[k] = replaced(slot[k], g)
     return 0
+
+
+cdef object replaced(TensorBase g, object new):
+    """What a hook returned in place of the gradient g."""
+    if not isinstance(new, TensorBase):
+        raise TypeError(f"hook: expected a Tensor or None as its result, got {type(new).__name__}")
+    if not same_shape(&(<TensorBase>new).a, &g.a) or (<TensorBase>new).a.dtype != g.a.dtype:
+        raise ValueError(f"hook: expected a gradient of shape {g.shape} and dtype {g.dtype}, got {new.shape} and {new.dtype}")
+    return new
 
 
 cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted) except -1:
@@ -533,7 +576,7 @@ cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted
         for fn in list(leaf._hooks):
             new = fn(g)
             if new is not None:
-                g = new
+                g = replaced(g, new)
     if wanted is not None:
         if id(leaf) in wanted.leaves:
             old = leaf_grads.get(id(leaf))
@@ -577,6 +620,9 @@ cdef list seeds(list ys, object dys, str what):
     cdef list out = []
     cdef TensorBase y, d
     cdef pn_array one
+    for k, t in enumerate(ys):
+        if not isinstance(t, TensorBase):
+            raise TypeError(f"{what}: expected Tensors to differentiate, got {type(t).__name__} at {k}")
     dys = [None] * len(ys) if dys is None else list(dys) if isinstance(dys, (list, tuple)) else [dys]
     if len(dys) != len(ys):
         raise ValueError(f"{what}: expected {len(ys)} gradients, one for each output, got {len(dys)}")

@@ -42,7 +42,13 @@ def train(seed: int, epochs: int, data: tuple[np.ndarray, ...], progress: bool):
     X, y, X_val, y_val = data[:4]
     pynn.manual_seed(seed)
     model = nn.Sequential(
-        nn.Linear(64, 256), nn.ReLU(), nn.Dropout(0.5), nn.Linear(256, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10)
+        nn.Linear(64, 256),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(256, 128),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Linear(128, 10),
     )
     optimizer = pynn.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     trainer = pynn.train.Trainer(model, nn.CrossEntropyLoss(), optimizer)

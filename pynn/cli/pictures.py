@@ -21,7 +21,7 @@ def confusion_picture(X: np.ndarray, y: np.ndarray, predicted: np.ndarray, path:
     panels = right.subplots(4, 3).ravel()
     for ax in panels:
         ax.axis("off")
-    for ax, k in zip(panels, wrong):
+    for ax, k in zip(panels, wrong, strict=False):
         ax.imshow(X[k].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
         ax.set_title(f"{y[k]} read as {predicted[k]}", fontsize=9)
     figure.savefig(path, dpi=150)
@@ -35,8 +35,10 @@ def _matrix(ax, y: np.ndarray, predicted: np.ndarray) -> None:
     diagonal = np.eye(10, dtype=bool)
     ax.imshow(np.where(diagonal, share, np.nan), cmap="Blues", vmin=0, vmax=1.25)
     ax.imshow(np.where(diagonal | (counts == 0), np.nan, share), cmap="Oranges", vmin=-0.1, vmax=0.25)
-    for i, j in zip(*np.nonzero(counts)):
-        ax.text(j, i, counts[i, j], ha="center", va="center", color="white" if share[i, j] > 0.7 else "black", fontsize=10)
+    for i, j in np.argwhere(counts):
+        ax.text(
+            j, i, counts[i, j], ha="center", va="center", color="white" if share[i, j] > 0.7 else "black", fontsize=10
+        )
     ax.set_xticks(range(10))
     ax.set_yticks(range(10))
     ax.set_xticks(np.arange(-0.5, 10), minor=True)

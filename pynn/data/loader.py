@@ -77,16 +77,20 @@ class DataLoader:
         self.dataset, self.batch_size, self.shuffle = dataset, int(batch_size), shuffle
         self.drop_last, self.generator = drop_last, generator
         wanted = [a.dtype for a in dataset.arrays] if dtypes is None else [np.dtype(d) for d in dtypes]
-        self._dtypes = [_held_by(d) for d in wanted]
+        self._pairs = list(zip(dataset.arrays, [_held_by(d) for d in wanted], strict=True))
 
     def __len__(self) -> int:
         """The number of batches of an iteration."""
         n, b = len(self.dataset), self.batch_size
         return n // b if self.drop_last else -(-n // b)
 
+    def first(self, n: int) -> tuple[Tensor, ...]:
+        """The first n samples, in the arrays' order."""
+        return tuple([_sliced(a, slice(n), dtype) for a, dtype in self._pairs])
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         n, b = len(self.dataset), self.batch_size
-        pairs = list(zip(self.dataset.arrays, self._dtypes))
+        pairs = self._pairs
         order = randperm(n, generator=self.generator)._array() if self.shuffle else None
         for k in range(len(self)):
             if order is None:

@@ -208,29 +208,37 @@ class LogSigmoid(Module):
         return F.logsigmoid(x)
 
 
+def _dim_of(x) -> int:
+    """Where no dimension was named: the classes of (C), (N, C), (C, H, W), (N, C, …), as torch guesses."""
+    return 0 if x.ndim in (0, 1, 3) else 1
+
+
 class Softmax(Module):
-    """y = exp(x − max x)/Σ exp(x − max x) along dim. Source: S1 §1.1; S4."""
+    """y = exp(x − max x)/Σ exp(x − max x) along dim; None takes dimension 1, or 0 of 1-d and 3-d x.
+
+    Source: S1 §1.1; S4.
+    """
 
     def __init__(self, dim: int | None = None):
         super().__init__()
         self.dim = dim
 
     def forward(self, x):
-        return F.softmax(x, self.dim)
+        return F.softmax(x, _dim_of(x) if self.dim is None else self.dim)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
 
 
 class LogSoftmax(Module):
-    """y = log softmax(x) along dim, without forming the softmax."""
+    """y = log softmax(x) along dim, without forming the softmax; None as in Softmax."""
 
     def __init__(self, dim: int | None = None):
         super().__init__()
         self.dim = dim
 
     def forward(self, x):
-        return F.log_softmax(x, self.dim)
+        return F.log_softmax(x, _dim_of(x) if self.dim is None else self.dim)
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"

@@ -1,6 +1,5 @@
 """What torch.nn.functional has and pynn has too, under the same names; the code is in pynn/ops."""
 
-from ..op import OPS
 from ..ops.activation import (
     elu,
     gelu,
@@ -28,3 +27,31 @@ from ..ops.losses import (
     mse_loss,
 )
 from ..ops.softmax import log_softmax, softmax
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dropout",
+    "elu",
+    "gelu",
+    "hardsigmoid",
+    "hardswish",
+    "hardtanh",
+    "l1_loss",
+    "leaky_relu",
+    "linear",
+    "log_softmax",
+    "logsigmoid",
+    "mish",
+    "mse_loss",
+    "prelu",
+    "relu",
+    "relu6",
+    "selu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]

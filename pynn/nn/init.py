@@ -30,6 +30,9 @@ __all__ = [
 ]
 
 
+_CONVOLUTIONS = tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
+
+
 def _numbers(generator) -> np.random.Generator:
     """The source of random numbers behind a pynn.Generator; the default one for None."""
     if generator is None:
@@ -39,7 +42,7 @@ def _numbers(generator) -> np.random.Generator:
     if isinstance(generator, np.random.Generator):
         return generator
     if not hasattr(generator, "numpy"):
-        raise TypeError(f"init: argument 'generator': expected a pynn.Generator or None, got {type(generator).__name__}")
+        raise TypeError(f"init: argument 'generator': expected a Generator or None, got {type(generator).__name__}")
     return generator.numpy()
 
 
@@ -78,7 +81,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 
     Source: He et al., arXiv 1502.01852, §2.2; the table is PyTorch's.
     """
-    if nonlinearity in ("linear", "sigmoid") or nonlinearity.startswith(("conv1d", "conv2d", "conv3d", "conv_transpose")):
+    if nonlinearity in ("linear", "sigmoid", *_CONVOLUTIONS):
         return 1.0
     if nonlinearity == "tanh":
         return 5.0 / 3
@@ -181,7 +184,10 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor:
-    """Fills tensor from N(0, s²), s = gain·√(2/(fan in + fan out)). Source: Glorot & Bengio 2010; S1 §5.3 (F-INIT-1)."""
+    """Fills tensor from N(0, s²), s = gain·√(2/(fan in + fan out)).
+
+    Source: Glorot & Bengio 2010; S1 §5.3 (F-INIT-1).
+    """
     s = gain * math.sqrt(2.0 / max(1, sum(_fans(tensor, "xavier_normal_"))))
     return normal_(tensor, 0.0, s, generator)
 
@@ -218,10 +224,12 @@ def kaiming_normal_(
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1, generator=None) -> Tensor:
-    """Fills tensor, read as a matrix of its first dimension against all others, with gain times orthonormal rows or columns.
+    """Fills tensor, as a matrix W of its first dimension against all others, with gain times orthonormal vectors.
 
-    WᵀW = gain²·I where the matrix is tall, WWᵀ = gain²·I where it is wide; uniform over all such W (the signs of the QR
-    decomposition are fixed by those of R's diagonal). Source: Saxe et al., arXiv 1312.6120; S3 §6.3 (F-INIT-3).
+    WᵀW = gain²·I where W is tall, WWᵀ = gain²·I where it is wide; uniform over all such W (the signs of the QR
+    decomposition are fixed by those of R's diagonal).
+
+    Source: Saxe et al., arXiv 1312.6120; S3 §6.3 (F-INIT-3).
     """
     _floating(tensor, "orthogonal_")
     if tensor.ndim < 2:

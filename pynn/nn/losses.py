@@ -41,9 +41,7 @@ class CrossEntropyLoss(_Loss):
     Source: S1 §1.2; S3 §3; S4.
     """
 
-    def __init__(
-        self, weight=None, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
-    ):
+    def __init__(self, weight=None, *, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0):
         super().__init__(reduction)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(

@@ -220,7 +220,9 @@ class Module:
         if value is not None and not isinstance(value, of):
             raise TypeError(f"{kind} {name!r}: expected a {of.__name__} or None, got {type(value).__name__}")
         if isinstance(value, Tensor) and not value.is_leaf:
-            raise ValueError(f"{kind} {name!r}: expected a tensor without history, got one computed by {value.grad_fn.name}")
+            raise ValueError(
+                f"{kind} {name!r}: expected a tensor without history, got one computed by {value.grad_fn.name}"
+            )
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         """Adds a parameter under name; None keeps the name for one that may come."""

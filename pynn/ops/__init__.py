@@ -3,17 +3,25 @@
 from .. import _core
 from .. import tensor as _tensor
 from ..op import OPS
-from . import (
-    activation, copy, dropout, elementwise, index, linear, losses, matmul, optim, reduce, softmax,
-)  # fmt: skip
+from . import activation, copy, dropout, elementwise, index, linear, losses, matmul, optim, reduce, softmax
+
+# what `pynn` offers as functions of tensors, by PyTorch's names
+FUNCTIONS = {
+    **{name: OPS[name] for name in (
+        "add sub mul div neg abs sign maximum minimum eq ne lt le gt ge logical_and logical_or logical_not sqrt exp "
+        "expm1 log log1p sin cos tanh sigmoid erf pow floor ceil round").split()},
+    **{name: getattr(reduce, name) for name in "mean var std amax amin argmax argmin prod norm".split()},
+    **{name: getattr(index, name) for name in (
+        "cat chunk clamp cumsum flip gather index_put roll split stack take_along_dim where").split()},
+    "sum": reduce.sum_, "max": reduce.max_, "min": reduce.min_, "all": reduce.all_, "any": reduce.any_,
+    "matmul": matmul.matmul, "relu": activation.relu, "softmax": softmax.softmax,
+    "log_softmax": softmax.log_softmax, "logsumexp": softmax.logsumexp,
+}  # fmt: skip
 
 _tensor.FUNCTIONS.update(
-    {name: OPS[name] for name in _tensor.METHODS if name in OPS},
-    sum=reduce.sum_, max=reduce.max_, min=reduce.min_, all=reduce.all_, any=reduce.any_, matmul=matmul.matmul,
-    softmax=softmax.softmax, log_softmax=softmax.log_softmax,
-    **{name: getattr(reduce, name) for name in "mean var std amax amin argmax argmin prod norm".split()},
-    **{name: getattr(index, name) for name in "getitem index_put gather split chunk clamp cumsum".split()},
+    {name: FUNCTIONS[name] for name in _tensor.METHODS},
+    getitem=index.getitem,
     where=lambda x, condition, other: index.where(condition, x, other),
-)  # fmt: skip
+)
 
 _core.bind_core(OPS)

@@ -35,7 +35,8 @@ def philox_words(key, n):
     seed, count = (int(v) & 0xFFFFFFFFFFFFFFFF for v in key)
     block = np.arange(-(-n // 32) * 8, dtype=np.uint64)
     flat = np.zeros_like(block)
-    counter = (block & _LOW, block >> np.uint64(32), flat + np.uint64(count & 0xFFFFFFFF), flat + np.uint64(count >> 32))
+    low, high = (flat + np.uint64(v) for v in (count & 0xFFFFFFFF, count >> 32))
+    counter = (block & _LOW, block >> np.uint64(32), low, high)
     words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32))
     return words.reshape(4, -1, 8).swapaxes(0, 1).reshape(-1)[:n]
 
@@ -67,12 +68,14 @@ rng_take = Effect(
     doc="key = state = (seed, counter), and counter += 1: a key that was never given before.",
 )  # fmt: skip
 
+_SIZES = (((3, 5), 0.5), ((), 0.1), ((0, 4), 0.5), ((2, 3, 200), 0.9), ((33,), 0.0), ((33,), 1.0))
+
 philox_mask = Op(
-    "philox_mask", "key[2]:i", "mask[...]:b", kernel="philox_mask_fwd", params={"shape": tuple, "p": float}, flops="20*n",
-    shape=_mask_shape, vjp=lambda n, *g: None, reference=_mask_reference,
-    samples=lambda rng: [((k,), {"shape": s, "p": p}) for k in _KEYS
-                         for s, p in (((3, 5), 0.5), ((), 0.1), ((0, 4), 0.5), ((1000,), 0.9), ((33,), 0.0), ((33,), 1.0))],
-    errors=[((_KEYS[0],), {"shape": (2,), "p": 1.5}, ValueError, r"philox_mask: argument 'p': expected 0 <= p <= 1, got 1.5")],
+    "philox_mask", "key[2]:i", "mask[...]:b", kernel="philox_mask_fwd", params={"shape": tuple, "p": float},
+    flops="20*n", shape=_mask_shape, vjp=lambda n, *g: None, reference=_mask_reference,
+    samples=lambda rng: [((k,), {"shape": s, "p": p}) for k in _KEYS for s, p in _SIZES],
+    errors=[((_KEYS[0],), {"shape": (2,), "p": 1.5}, ValueError,
+             r"philox_mask: argument 'p': expected 0 <= p <= 1, got 1.5")],
     doc="mask = true with probability 1 − p: whether word i of Philox4x32-10 is below (1 − p)·2³², i the row-major "
         "position. Source: Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as 1, 2, 3, SC 2011.",
 )  # fmt: skip
@@ -91,9 +94,9 @@ drop = Op(
     "dropout", "x[...] key[2]:i", "y[...]", kernel="dropout_fwd", params={"p": float}, saves="key", like=True,
     flops="20*n", shape=_dropout_shape, formula=_formula, reference=_reference,
     vjp=lambda n, g: (OPS.dropout(g, n.ins[1], p=n.params["p"]), None),
-    samples=lambda rng: [((rng.standard_normal(s), k), {"p": p}) for k in _KEYS
-                         for s, p in (((4, 7), 0.5), ((), 0.3), ((0, 4), 0.5), ((2, 3, 60), 0.1), ((40,), 0.0), ((40,), 1.0))],
-    errors=[((np.ones(3), _KEYS[0]), {"p": -0.1}, ValueError, r"dropout: argument 'p': expected 0 <= p <= 1, got -0.1")],
+    samples=lambda rng: [((rng.standard_normal(s), k), {"p": p}) for k in _KEYS for s, p in _SIZES],
+    errors=[((np.ones(3), _KEYS[0]), {"p": -0.1}, ValueError,
+             r"dropout: argument 'p': expected 0 <= p <= 1, got -0.1")],
     doc="y = x/(1 − p) where philox_mask(key) is true, else 0. Linear in x. Source: S0 Dropout; S1 §6.5.2; S3 §6.2.",
 )  # fmt: skip
 

@@ -4,11 +4,11 @@ Gathers and scatters are each other's derivatives, so derivatives of every order
 indexing is a view; the keys of NumPy's advanced indexing are turned into row numbers on the host.
 """
 
-import operator
 from math import prod
 
 import numpy as np
 
+from .._keys import Key, out_of_bounds, plain_key
 from ..op import OPS, Op
 from ..tensor import Tensor, from_numpy
 
@@ -22,8 +22,14 @@ __all__ = [
 
 def _scatter_reference(g, idx, rows):
     y = np.zeros((rows, g.shape[-1]), g.dtype)
-    np.add.at(y, idx, g)
+    lead = np.broadcast_shapes(idx.shape, g.shape[:-1])
+    np.add.at(y, np.broadcast_to(idx, lead), np.broadcast_to(g, (*lead, g.shape[-1])))
     return y
+
+
+def _scatter_back(n, dy):
+    lead = np.broadcast_shapes(n.ins[1].shape, n.ins[0].shape[:-1])
+    return OPS.gather_rows(dy, OPS.expand(n.ins[1], shape=lead)), None
 
 
 def _draw(rng, shape, below):
@@ -31,7 +37,8 @@ def _draw(rng, shape, below):
 
 
 def _gather_samples(rng):
-    for rows, cols, shape in ((5, 3, (4,)), (7, 1, (2, 3)), (1, 9, ()), (6, 70, (3, 1)), (3, 2, (0,)), (4, 0, (2,)), (9, 5, (40,))):
+    shapes = (4,), (2, 3), (), (3, 1), (0,), (2,), (40,)
+    for (rows, cols), shape in zip(((5, 3), (7, 1), (1, 9), (6, 70), (3, 2), (4, 0), (9, 5)), shapes):
         yield (rng.standard_normal((rows, cols)), _draw(rng, shape, rows)), {}
 
 
@@ -54,9 +61,7 @@ gather_rows = Op(
 
 scatter_add = Op(
     "scatter_add", "g[...,C] idx[...]:i<rows", "y[rows,C]", kernel="scatter_add_fwd", saves="idx", params={"rows": int},
-    vjp=lambda n, g: (OPS.gather_rows(g, n.ins[1]), None),
-    samples=_scatter_samples,
-    reference=_scatter_reference,
+    vjp=_scatter_back, samples=_scatter_samples, reference=_scatter_reference,
     errors=[((np.ones((2, 2)), np.array([0, -1])), {"rows": 3}, IndexError,
              r"scatter_add: argument 'idx': expected 0 <= value < 3, got -1 at idx\[1\]")],
     doc="y[r, c] = Σ g[n, c] over idx[n] = r, added in the order of n: the adjoint of gather_rows.",
@@ -86,7 +91,8 @@ gather_along = Op(
     vjp=lambda n, g: (OPS.scatter_along(g, n.ins[1], rows=n.ins[0].shape[1]), None),
     samples=_along_samples,
     reference=lambda x, idx: np.take_along_axis(x, idx, 1),
-    errors=[((np.ones((1, 2, 1)), np.array([[[2]]])), {}, IndexError, r"expected 0 <= value < 2, got 2 at idx\[0, 0, 0\]")],
+    errors=[((np.ones((1, 2, 1)), np.array([[[2]]])), {}, IndexError,
+             r"gather_along: argument 'idx': expected 0 <= value < 2, got 2 at idx\[0, 0, 0\]")],
     doc="y[b, n, c] = x[b, idx[b, n, c], c].",
 )  # fmt: skip
 
@@ -115,7 +121,8 @@ def _cat_back(n, g):
 
 
 def _cat_samples(rng):
-    for b, sizes, c in ((2, (3, 1, 4), 5), (1, (2,), 3), (3, (0, 2), 1), (1, range(_CAT_MAX), 2), (2, (1, 2), 0), (0, (1, 2), 3)):
+    many = range(_CAT_MAX)
+    for b, sizes, c in ((2, (3, 1, 4), 5), (1, (2,), 3), (3, (0, 2), 1), (1, many, 20), (2, (1, 2), 0), (0, (1, 2), 3)):
         yield tuple(rng.standard_normal((b, n, c)) for n in sizes), {}
 
 
@@ -132,7 +139,8 @@ join = Op(
 running_sum = Op(
     "cumsum", "x[B,N,C]", "y[B,N,C]", kernel="cumsum_fwd",
     vjp=lambda n, g: flip(OPS.cumsum(flip(g, 1)), 1),
-    samples=lambda rng: [((rng.standard_normal(s),), {}) for s in ((2, 5, 3), (1, 70, 1), (2, 3, 130), (0, 3, 2), (2, 0, 2))],
+    samples=lambda rng: [((rng.standard_normal(s),), {})
+                         for s in ((2, 5, 3), (1, 70, 1), (2, 3, 130), (0, 3, 2), (2, 0, 2))],
     reference=lambda x: np.cumsum(x, 1),
     doc="y[b, n, c] = x[b, 0, c] + … + x[b, n, c], summed in double precision.",
 )  # fmt: skip
@@ -141,7 +149,8 @@ clip = Op(
     "clamp", "x[...]", "y[...]", kernel="clamp_fwd", params={"min": -np.inf, "max": np.inf}, saves="x", like=True,
     vjp=lambda n, g: OPS.where(OPS.logical_and(n.ins[0] >= n.params["min"], n.ins[0] <= n.params["max"]), g, 0.0),
     samples=lambda rng: [((np.array([-3, -1, -0.5, 0.25, 2, 5]),), {"min": -1.0, "max": 2.0}),
-                         ((rng.standard_normal((3, 37)),), {"min": 0.125}), ((rng.standard_normal((2, 5)),), {"max": 0.5}),
+                         ((rng.standard_normal((3, 37)),), {"min": 0.125}),
+                         ((rng.standard_normal((2, 5)),), {"max": 0.5}),
                          ((rng.standard_normal((0, 5)),), {"max": 0.5})],
     kinks=(-1.0, 0.125, 0.5, 2.0),
     reference=lambda x, min=-np.inf, max=np.inf: np.minimum(np.maximum(x, min), max),
@@ -149,126 +158,7 @@ clip = Op(
 )  # fmt: skip
 
 
-# ---- keys ------------------------------------------------------------------------------------------
-
-
-def _entry(k):
-    """One entry of a key as None, Ellipsis, a slice, an int, or an array of int64 or bool."""
-    if k is None or k is Ellipsis or isinstance(k, slice):
-        return k
-    if isinstance(k, (bool, np.bool_)):
-        return np.array(k)
-    if isinstance(k, (int, np.integer)):
-        return int(k)
-    if isinstance(k, Tensor):
-        a = k._array()
-    elif isinstance(k, (np.ndarray, list, tuple, range)):
-        a = np.asarray(k)
-        if a.size == 0 and not isinstance(k, np.ndarray):
-            a = a.astype(np.int64)
-    elif hasattr(k, "__index__"):
-        return operator.index(k)
-    else:
-        a = None
-    if a is None or a.dtype.kind not in "iub":
-        got = type(k).__name__ if a is None else f"an array of dtype {a.dtype}"
-        raise IndexError(f"getitem: expected ints, slices, None, Ellipsis, masks of bools or arrays of integers, got {got}")
-    if a.dtype.kind == "b":
-        return a
-    return int(a) if a.ndim == 0 else a.astype(np.int64, copy=False)
-
-
-def _entries(shape, key):
-    """key's entries, one for each dimension of shape beside None and masks; an Ellipsis stays before its slices."""
-    parts = [_entry(k) for k in (key if isinstance(key, tuple) else (key,))]
-    used = sum(k.ndim if isinstance(k, np.ndarray) and k.dtype.kind == "b" else k is not None and k is not Ellipsis
-               for k in parts)  # fmt: skip
-    if used > len(shape):
-        raise IndexError(f"getitem: too many indices: shape {shape} has {len(shape)} dimensions, the key has {used}")
-    dots = [i for i, k in enumerate(parts) if k is Ellipsis]
-    if len(dots) > 1:
-        raise IndexError("getitem: expected at most one Ellipsis")
-    at = dots[0] + 1 if dots else len(parts)
-    parts[at:at] = [slice(None)] * (len(shape) - used)
-    return parts
-
-
-def _out_of_bounds(what, index, dim, size, where=""):
-    return IndexError(f"{what}: index {index}{where} is out of bounds for dimension {dim} of size {size}")
-
-
-def _wrapped(a, dim, size):
-    """The indices a along dimension dim, those from the end counted from the start."""
-    if a.size == 0:
-        return a
-    low, high = a.min(), a.max()
-    if low < -size or high >= size:
-        bad = a[(a < -size) | (a >= size)].flat[0]
-        raise _out_of_bounds("getitem", bad, dim, size)
-    return np.where(a < 0, a + size, a) if low < 0 else a
-
-
-class _Key:
-    """A key against a shape: a slice of every dimension, then new dimensions, then index arrays.
-
-    begin, shape, step: the slice. view: its shape with the dimensions of ints dropped and new ones put in.
-    arrays: (dimension of view, indices along it). apart: whether something else stands between the arrays.
-    """
-
-    def __init__(self, shape, key):
-        self.begin, self.shape, self.step, self.view, self.arrays, self.apart = [], [], [], [], [], False
-        parts = _entries(shape, key)
-        fancy = any(isinstance(k, np.ndarray) for k in parts)
-        last = None  # the place in the key of the last array
-        for i, k in enumerate(parts):
-            dim = len(self.begin)
-            if k is None:
-                self.view.append(1)
-            elif isinstance(k, slice):
-                begin, stop, step = k.indices(shape[dim])
-                self._slice(begin, len(range(begin, stop, step)), step)
-                self.view.append(self.shape[-1])
-            elif k is not Ellipsis and not fancy:
-                self._slice(int(_wrapped(np.array(k), dim, shape[dim])), 1, 1)
-            elif k is not Ellipsis:
-                self.apart |= last is not None and last != i - 1
-                last = i
-                self._array(np.array(k) if isinstance(k, int) else k, shape)
-
-    def _slice(self, begin, size, step):
-        self.begin.append(begin)
-        self.shape.append(size)
-        self.step.append(step)
-
-    def _array(self, k, shape):
-        if k.dtype.kind != "b":
-            dim = len(self.begin)
-            self._slice(0, shape[dim], 1)
-            self.arrays.append((len(self.view), _wrapped(k, dim, shape[dim])))
-            self.view.append(shape[dim])
-            return
-        if k.ndim == 0:  # a single bool makes a dimension of size 1 or 0
-            self.arrays.append((len(self.view), np.zeros(int(k), np.int64)))
-            self.view.append(1)
-        for at, n in zip(k.nonzero(), k.shape):
-            dim = len(self.begin)
-            if shape[dim] != n:
-                raise IndexError(f"getitem: a mask of shape {k.shape} does not fit dimension {dim} of size {shape[dim]}")
-            self._slice(0, n, 1)
-            self.arrays.append((len(self.view), at))
-            self.view.append(n)
-
-    def rows(self):
-        """The index arrays as one, which counts through their dimensions row-major."""
-        try:
-            arrays = np.broadcast_arrays(*[a for _, a in self.arrays])
-        except ValueError:
-            shapes = ", ".join(str(a.shape) for _, a in self.arrays)
-            raise IndexError(f"getitem: index arrays of shapes {shapes} do not broadcast together") from None
-        flat = arrays[0]
-        for (dim, _), a in zip(self.arrays[1:], arrays[1:]):
-            flat = flat * self.view[dim] + a
-        return np.ascontiguousarray(flat).reshape(flat.shape)
+# ---- indexing ---------------------------------------------------------------------------------------
 
 
 def getitem(x, key):
@@ -279,20 +169,21 @@ def getitem(x, key):
             fit, arrays that do not broadcast, or an entry of another kind; before anything is computed.
     """
     shape = x.shape
-    k = _Key(shape, key)
-    y = x
-    if tuple(k.shape) != shape or any(s != 1 for s in k.step):
-        y = OPS.slice(y, begin=tuple(k.begin), shape=tuple(k.shape), step=tuple(k.step))
+    plain = plain_key(shape, key)
+    if plain is not None:
+        begin, size, step, view = plain
+        y = OPS.slice(x, begin=begin, shape=size, step=step)
+        return y if view == size else OPS.reshape(y, shape=view)
+    k = Key(shape, key)
+    y = OPS.slice(x, begin=tuple(k.begin), shape=tuple(k.shape), step=tuple(k.step))
     if tuple(k.view) != y.shape:
         y = OPS.reshape(y, shape=tuple(k.view))
     if not k.arrays:
-        return OPS.alias(x) if y is x else y
+        return y
     dims = [d for d, _ in k.arrays]
     if k.apart:  # their dimensions come first
-        rest = [d for d in range(y.ndim) if d not in dims]
-        y = OPS.permute(y, axes=(*dims, *rest))
-        return _take(y, 0, len(dims), k.rows())
-    return _take(y, dims[0], len(dims), k.rows())
+        y = OPS.permute(y, axes=(*dims, *(d for d in range(y.ndim) if d not in dims)))
+    return _take(y, 0 if k.apart else dims[0], len(dims), k.rows())
 
 
 def _take(x, first, n, idx):
@@ -300,7 +191,7 @@ def _take(x, first, n, idx):
     shape = x.shape
     lead, rest = shape[:first], shape[first + n :]
     b, r, c = prod(lead), prod(shape[first : first + n]), prod(rest)
-    at = from_numpy(idx) if idx.flags.writeable else Tensor(idx)
+    at = Tensor(idx)  # a copy: backward needs it, and the key may change
     if b == 1:
         y = OPS.gather_rows(OPS.reshape(x, shape=(r, c)), at)
     else:
@@ -364,7 +255,7 @@ def _blame(what, name, index, dim, size):
     """The error of the first index out of [0, size)."""
     a = index._array()
     place = np.argwhere((a < 0) | (a >= size))[0].tolist()
-    return _out_of_bounds(what, a[tuple(place)], dim, size, f" at {name}{place}" if place else "")
+    return out_of_bounds(what, a[tuple(place)], dim, size, f" at {name}{place}" if place else "")
 
 
 def gather(input, dim, index):
@@ -379,7 +270,9 @@ def gather(input, dim, index):
     shape, want = input.shape, index.shape
     d = _axis(dim, len(shape), "gather")
     if len(want) != len(shape) or any(m > n for k, (m, n) in enumerate(zip(want, shape)) if k != d):
-        raise ValueError(f"gather: argument 'index': expected a shape of at most {shape} but for dimension {d}, got {want}")
+        raise ValueError(
+            f"gather: argument 'index': expected a shape of at most {shape} but for dimension {d}, got {want}"
+        )
     part = want[:d] + shape[d : d + 1] + want[d + 1 :]
     x = input if part == shape else OPS.slice(input, begin=(0,) * len(shape), shape=part, step=(1,) * len(shape))
     b, c = prod(want[:d]), prod(want[d + 1 :])
@@ -392,11 +285,11 @@ def gather(input, dim, index):
 
 def take_along_dim(input, indices, dim=None):
     """gather with input and indices broadcast against each other but for dim; without dim, of input flattened."""
-    if dim is None:
-        return gather(OPS.reshape(input, shape=(-1,)), 0, OPS.reshape(_indices(indices, "take_along_dim", "indices"), shape=(-1,)))
     index = _indices(indices, "take_along_dim", "indices")
+    if dim is None:
+        return gather(OPS.reshape(input, shape=(-1,)), 0, OPS.reshape(index, shape=(-1,)))
     if index.ndim != input.ndim:
-        raise ValueError(f"take_along_dim: argument 'indices': expected {input.ndim} dimensions as input has, got {index.ndim}")
+        raise ValueError(f"take_along_dim: argument 'indices': expected {input.ndim} dimensions, got {index.ndim}")
     d = _axis(dim, input.ndim, "take_along_dim")
     a, b = list(input.shape), list(index.shape)
     a[d] = b[d] = 1
@@ -422,7 +315,7 @@ def embedding(input, weight, padding_idx=None):
         return y
     rows = weight.shape[0]
     if not -rows <= padding_idx < rows:
-        raise ValueError(f"embedding: argument 'padding_idx': expected {-rows} <= padding_idx < {rows}, got {padding_idx}")
+        raise ValueError(f"embedding: argument 'padding_idx': expected {-rows} <= value < {rows}, got {padding_idx}")
     return OPS.where((input == padding_idx % rows).unsqueeze(-1), y.detach(), y)
 
 
@@ -475,7 +368,9 @@ def cat(tensors, dim=0):
     d = _axis(dim, len(shape), "cat")
     for k, x in enumerate(xs):
         if x.ndim != len(shape) or any(x.shape[e] != shape[e] for e in range(len(shape)) if e != d):
-            raise ValueError(f"cat: argument 'tensors': expected shape {shape} but for dimension {d}, got {x.shape} at {k}")
+            raise ValueError(
+                f"cat: argument 'tensors': expected shape {shape} but for dimension {d}, got {x.shape} at {k}"
+            )
     if xs[0].is_channels_last() and not xs[0].is_contiguous():
         y = _join([OPS.permute(x, axes=(0, 2, 3, 1)) for x in xs], (0, 3, 1, 2)[d])
         return OPS.permute(y, axes=(0, 3, 1, 2))

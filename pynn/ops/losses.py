@@ -152,7 +152,9 @@ def _class_shapes(name, soft, norm, total):
         rows = x[:-1]
         want = x if soft else rows
         if target != want:
-            raise ValueError(f"{name}: argument 'target': expected shape {want} for input {x} with classes last, got {target}")
+            raise ValueError(
+                f"{name}: argument 'target': expected shape {want} for input {x} with classes last, got {target}"
+            )
         if x[-1] == 0 and math.prod(rows):
             raise ValueError(f"{name}: argument 'input': expected at least one class, got shape {x}")
         loss = rows if reduction == NONE else ()
@@ -166,7 +168,7 @@ def _class_shapes(name, soft, norm, total):
 _cross_entropy = Op(
     "cross_entropy", "input[...,C] target[...]:i<C weight[C]?:C", "loss[...] norm[...,2]:C total[]:C",
     kernel="cross_entropy_fwd", bwd="cross_entropy_bwd", saves="input target weight norm total", layout="dense",
-    formula=_index_formula, params={"ignore_index": -100, "reduction": MEAN, "label_smoothing": 0.0}, flops="20*n*C",
+    formula=_index_formula, params={"ignore_index": -100, "reduction": MEAN, "label_smoothing": 0.0},
     shape=_class_shapes("cross_entropy", False, True, True),
     reference=_index_reference, samples=_class_samples(False, ignore_index=1, label_smoothing=0.1),
     errors=[((np.zeros((2, 3)), np.array([0, 3]), None), {}, IndexError,
@@ -179,7 +181,7 @@ _cross_entropy = Op(
 _cross_entropy_soft = Op(
     "cross_entropy_soft", "input[...,C] target[...,C] weight[C]?:C", "loss[...] norm[...,2]:C",
     kernel="cross_entropy_soft_fwd", bwd="cross_entropy_soft_bwd", saves="input target weight norm", layout="dense",
-    formula=_soft_formula, params={"reduction": MEAN, "label_smoothing": 0.0}, flops="20*n*C",
+    formula=_soft_formula, params={"reduction": MEAN, "label_smoothing": 0.0},
     shape=_class_shapes("cross_entropy_soft", True, True, False),
     reference=_soft_reference, samples=_class_samples(True, label_smoothing=0.2),
     errors=[((np.zeros((2, 3)), np.zeros((2, 4)), None), {}, ValueError, r"'target': expected shape .*got \(2, 4\)")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import _core
 from ..op import OPS
-from .optimizer import Optimizer, zero_number
+from .optimizer import Optimizer, check_not_negative, number, zero_number
 
 __all__ = ["Adam", "AdamW"]
 
@@ -55,15 +55,15 @@ class Adam(Optimizer):
         )
 
     def check(self, group):
-        if not group["lr"] >= 0.0:
-            raise ValueError(f"Invalid learning rate: {group['lr']}")
-        if not group["eps"] >= 0.0:
-            raise ValueError(f"Invalid epsilon value: {group['eps']}")
-        for k, beta in enumerate(group["betas"]):
-            if not 0.0 <= beta < 1.0:
+        check_not_negative(group, "lr", "learning rate")
+        check_not_negative(group, "eps", "epsilon value")
+        check_not_negative(group, "weight_decay", "weight_decay value")
+        betas = group["betas"]
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise ValueError(f"Invalid betas: expected two numbers, got {betas!r}")
+        for k, beta in enumerate(betas):
+            if not 0.0 <= number(beta, "betas") < 1.0:
                 raise ValueError(f"Invalid beta parameter at index {k}: {beta}")
-        if not group["weight_decay"] >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
 
     def update(self, group):
         amsgrad = group["amsgrad"]
@@ -114,6 +114,4 @@ class AdamW(Adam):
         *,
         maximize: bool = False,
     ):
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True
-        )
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)

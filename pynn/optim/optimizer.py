@@ -37,7 +37,7 @@ class ParamGroup(dict):
 
     def __setitem__(self, key, value):
         if key == "lr":
-            value = _number(value, "lr")
+            value = number(value, "lr")
             _core.set_number(self.lr_tensor, value)
         super().__setitem__(key, value)
 
@@ -171,7 +171,9 @@ class Optimizer:
         if len(groups) != len(self.param_groups):
             raise ValueError("loaded state dict has a different number of parameter groups")
         if any(len(g["params"]) != len(mine["params"]) for g, mine in zip(groups, self.param_groups)):
-            raise ValueError("loaded state dict contains a parameter group that doesn't match the size of optimizer's group")
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
+            )
         order = [k for g in groups for k in g["params"]]
         new = {}
         for k, p in zip(order, self._params()):
@@ -202,11 +204,18 @@ class Optimizer:
         return "\n".join([*lines, ")"])
 
 
-def _number(value, name: str) -> float:
+def number(value, name: str) -> float:
+    """A hyper-parameter as a float; raises TypeError for what is none."""
     try:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"optimizer: '{name}': expected a number, got {value!r}") from None
+
+
+def check_not_negative(group: dict[str, Any], name: str, what: str) -> None:
+    """Raises where group[name] is negative, NaN, or no number."""
+    if not number(group[name], name) >= 0.0:
+        raise ValueError(f"Invalid {what}: {group[name]}")
 
 
 def _checked_params(params) -> list[Tensor]:
@@ -245,7 +254,7 @@ def _as_state(p: Tensor, index: int, name: str, value) -> Tensor | float:
         return tensor(value.reshape(()), float64)
     if value.shape != p.shape:
         raise ValueError(
-            f"load_state_dict: state {index}, '{name}': expected shape {p.shape} as the parameter has, got {value.shape}"
+            f"load_state_dict: state {index}, '{name}': expected the parameter's shape {p.shape}, got {value.shape}"
         )
     x = _core.zeros_as(p)
     return x.copy_(tensor(value))

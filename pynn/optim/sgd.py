@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .. import _core
 from ..op import OPS
-from .optimizer import Optimizer, zero_number
+from .optimizer import Optimizer, check_not_negative, number, zero_number
 
 __all__ = ["SGD"]
 
@@ -52,12 +52,10 @@ class SGD(Optimizer):
         )
 
     def check(self, group):
-        if not group["lr"] >= 0.0:
-            raise ValueError(f"Invalid learning rate: {group['lr']}")
-        if not group["momentum"] >= 0.0:
-            raise ValueError(f"Invalid momentum value: {group['momentum']}")
-        if not group["weight_decay"] >= 0.0:
-            raise ValueError(f"Invalid weight_decay value: {group['weight_decay']}")
+        check_not_negative(group, "lr", "learning rate")
+        check_not_negative(group, "momentum", "momentum value")
+        check_not_negative(group, "weight_decay", "weight_decay value")
+        number(group["dampening"], "dampening")
         if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"] != 0):
             raise ValueError("Nesterov momentum requires a momentum and zero dampening")
 

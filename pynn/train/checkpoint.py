@@ -28,7 +28,9 @@ def save_state(state: Module | Mapping[str, np.ndarray], path: str | os.PathLike
     if isinstance(state, Module):
         state = state.state_dict()
     if not isinstance(state, Mapping):
-        raise TypeError(f"save_state: argument 'state': expected a Module or a dict of arrays, got {type(state).__name__}")
+        raise TypeError(
+            f"save_state: argument 'state': expected a Module or a dict of arrays, got {type(state).__name__}"
+        )
     # safetensors writes memory as it lies: everything row-major first
     arrays = {name: np.asarray(value, order="C") for name, value in state.items()}
     part = f"{os.fspath(path)}.{os.getpid()}.part"

@@ -53,7 +53,7 @@ class History(dict):
             figure = pyplot.figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
         else:
             figure = Figure(figsize=(4.8 * len(names), 3.6), layout="constrained")
-        for name, ax in zip(names, figure.subplots(1, len(names), squeeze=False)[0]):
+        for name, ax in zip(names, figure.subplots(1, len(names), squeeze=False)[0], strict=True):
             self._draw(ax, name)
         if path_or_ax is not None:
             figure.savefig(path_or_ax, dpi=150)
@@ -70,6 +70,10 @@ class History(dict):
             ax.plot(x, self["val_" + name], color="#d9731a", label="validation", **dots)
         ax.set_xlabel("epoch")
         ax.set_ylabel(name)
+        drawn = self[name] + self.get("val_" + name, [])
+        if name == "loss" and min(drawn) > 0 and max(drawn) > 20 * min(drawn):
+            ax.set_yscale("log")  # what comes after the first epochs would be a flat line
+            ax.yaxis.set_major_formatter("{x:g}")
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)

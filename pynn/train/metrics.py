@@ -31,8 +31,10 @@ def _right_class(output: np.ndarray, target: np.ndarray, ignored: int) -> tuple[
     """Classes along dimension 1; target holds labels, or probabilities of output's shape."""
     if target.ndim == output.ndim:
         target = target.argmax(1)
-    right = int(np.count_nonzero(output.argmax(1) == target))
-    return right, target.size - (int(np.count_nonzero(target == ignored)) if ignored < 0 else 0)
+        ignored = -1  # probabilities all count
+    right = output.argmax(1) == target
+    counted = target != ignored
+    return np.count_nonzero(right & counted), np.count_nonzero(counted)
 
 
 def total_of(metric: Callable) -> Callable:

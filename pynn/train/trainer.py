@@ -245,7 +245,7 @@ class Trainer:
         if not isinstance(data, (tuple, list)) or len(data) != 2:
             raise TypeError(f"fit: argument 'validation_data': expected (X, y), got {type(data).__name__}")
         found = self._batches("fit: validation_data", data[0], data[1], None, False)
-        for name, a, b in zip("Xy", batches.dataset.arrays, found.dataset.arrays):
+        for name, a, b in zip("Xy", batches.dataset.arrays, found.dataset.arrays, strict=True):
             if a.shape[1:] != b.shape[1:]:
                 raise ValueError(
                     f"fit: validation_data: expected samples of {name} of shape {a.shape[1:]}, got {b.shape[1:]}"
@@ -259,16 +259,22 @@ class Trainer:
             raise ValueError("fit: the optimizer holds none of the model's parameters (was the model copied?)")
 
     def _check_fit(self, what: str, batches: DataLoader) -> None:
-        """Tries one sample without training, and all targets against its output: faults show before any step."""
-        (x, t), (_, targets) = (a[:1] for a in batches.dataset.arrays), batches.dataset.arrays
-        x, t = (_core.from_array(a, d) for a, d in zip((x, t), batches._dtypes))
+        """Tries two samples without training, and all targets against their outputs: faults show before any step."""
+        targets = batches.dataset.arrays[1]
+        x, t = batches.first(2)
         with _eval_mode(self.model):
             y = _output(self.model(x))
-            if takes_labels(self.loss) and targets.ndim < y.ndim and y.ndim > 1:
-                _check_labels(what, targets, y.shape[1], getattr(self.loss, "ignore_index", -100))
-            elif isinstance(self.loss, Module) and not takes_labels(self.loss) and y.shape != t.shape:
+            if takes_labels(self.loss):
+                if t.dtype.kind == "f" and t.shape != y.shape:
+                    raise ValueError(
+                        f"{what}: argument 'y': expected integer labels, or probabilities of the shape of the model's "
+                        f"output, {_samples_of(y)}, got floats of shape {_samples_of(t)}"
+                    )
+                if y.ndim > 1:
+                    _check_labels(what, targets, y.shape[1], getattr(self.loss, "ignore_index", -100))
+            elif isinstance(self.loss, Module) and y.shape != t.shape:
                 raise ValueError(
-                    f"{what}: expected y of the shape of the model's output, (N, {_sizes(y.shape)}), got (N, {_sizes(t.shape)})"
+                    f"{what}: expected y of the shape of the model's output, {_samples_of(y)}, got {_samples_of(t)}"
                 )
             e = self.loss(y, t)
         if not isinstance(e, Tensor) or e.size != 1:
@@ -328,8 +334,8 @@ def _rows(x: np.ndarray) -> int:
     return max(1, min(BATCH_ROWS, BATCH_BYTES // row))
 
 
-def _sizes(shape: tuple[int, ...]) -> str:
-    return ", ".join(map(str, shape[1:]))
+def _samples_of(x: Tensor) -> str:
+    return f"({', '.join(['N', *map(str, x.shape[1:])])})"
 
 
 def _output(y: Any) -> Tensor:

@@ -1,0 +1,704 @@
+"""Indexing, gathers and scatters, joining, random numbers, dropout and creation functions."""
+
+import pickle
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import pynn
+from pynn import OPS, Tensor, _core
+from pynn.ops import dropout as drop_entries
+from pynn.ops import index
+from pynn.ops.dropout import dropout, philox, philox_words
+
+RNG = np.random.default_rng(11)
+
+
+def numbered(*shape):
+    return np.arange(float(np.prod(shape))).reshape(shape)
+
+
+def shares_memory(x, y):
+    return np.shares_memory(x.detach().numpy(), y.detach().numpy())
+
+
+# ---- keys against NumPy ------------------------------------------------------------------------------
+
+
+@st.composite
+def shapes_and_keys(draw):
+    shape = tuple(draw(st.lists(st.integers(0, 5), min_size=0, max_size=4)))
+    lead = draw(st.lists(st.integers(1, 3), min_size=0, max_size=2))  # the shape that index arrays broadcast to
+    key, dim = [], 0
+    stop = draw(st.integers(0, len(shape)))
+    while dim < stop:
+        n = shape[dim]
+        more = ["none", "bool"] if len(key) < dim + 2 else []  # at most 8 dimensions in all
+        kind = draw(st.sampled_from(["slice", "int", "array", "mask", *more]))
+        if kind == "slice":
+            ends = st.none() | st.integers(-7, 7)
+            key.append(slice(draw(ends), draw(ends), draw(st.none() | st.integers(1, 3) | st.integers(-3, -1))))
+        elif kind == "none":
+            key.append(None)
+            continue
+        elif kind == "bool":
+            key.append(draw(st.booleans()))
+            continue
+        elif kind == "mask" and draw(st.booleans()):
+            dims = draw(st.integers(1, len(shape) - dim))
+            mask = np.zeros(shape[dim : dim + dims], bool)
+            hits = draw(st.integers(0, 1))
+            mask.reshape(-1)[: hits * mask.size] = hits
+            key.append(mask)
+            dim += dims
+            continue
+        elif kind == "int" and n:
+            key.append(draw(st.integers(-n, n - 1)))
+        elif n:
+            sub = [draw(st.sampled_from([1, m])) for m in lead[draw(st.integers(0, len(lead))) :]]
+            size = int(np.prod(sub))
+            values = draw(st.lists(st.integers(-n, n - 1), min_size=size, max_size=size))
+            key.append(np.array(values, np.int64).reshape(sub))
+        else:
+            key.append(slice(None))
+        dim += 1
+    if draw(st.booleans()):
+        key.insert(draw(st.integers(0, len(key))), Ellipsis)
+    return shape, tuple(key)
+
+
+@settings(max_examples=400, deadline=None)
+@given(shapes_and_keys())
+def test_getitem_is_numpys(case):
+    shape, key = case
+    a = numbered(*shape)
+    try:
+        want = a[key]
+    except IndexError:
+        with pytest.raises(IndexError, match=r"^getitem: "):
+            Tensor(a)[key]
+        return
+    x = Tensor(a, requires_grad=True)
+    y = x[key]
+    assert y.shape == want.shape
+    np.testing.assert_array_equal(y.detach().numpy(), want)
+    seed = RNG.standard_normal(want.shape)
+    (g,) = pynn.grad(y, x, Tensor(seed)) if y.size else (pynn.zeros(shape, dtype="f8"),)
+    expected = np.zeros(shape)
+    np.add.at(expected, key, seed)
+    np.testing.assert_allclose(g.numpy(), expected, atol=1e-12)
+    if y.size and not any(isinstance(k, (np.ndarray, bool)) for k in key):
+        assert shares_memory(x, y)
+    as_tensors = tuple(Tensor(k) if isinstance(k, np.ndarray) else k for k in key)
+    np.testing.assert_array_equal(x.detach()[as_tensors].numpy(), want)
+
+
+@pytest.mark.parametrize("dtype", _core.DTYPES)
+def test_every_dtype_is_indexed(dtype):
+    a = numbered(4, 5).astype(dtype)
+    for key in ([2, -1, 2], (slice(None), [0, 3]), (slice(3, 0, -2), 1), a > 3):
+        np.testing.assert_array_equal(Tensor(a)[key].numpy(), a[key])
+        assert Tensor(a)[key].dtype == dtype
+
+
+def test_strided_sources_and_lists_and_scalars():
+    a = numbered(4, 6, 5)
+    x = Tensor(a).permute(2, 0, 1)[:, ::-1]
+    b = a.transpose(2, 0, 1)[:, ::-1]
+    i = [[0, 1], [3, -1]]
+    np.testing.assert_array_equal(x[:, i].numpy(), b[:, i])
+    np.testing.assert_array_equal(x[i, :, 2].numpy(), b[i, :, 2])
+    np.testing.assert_array_equal(x[0, ..., [1, 2]].numpy(), b[0, ..., [1, 2]])
+    assert x[Tensor(2), np.int32(1), 3].item() == b[2, 1, 3]
+    assert x[:, i, ..., [0, 1]].shape == b[:, i, ..., [0, 1]].shape
+    assert [float(v) for v in x[0, 0]] == b[0, 0].tolist()
+    assert x[[]].shape == (0, 4, 6)
+    assert x[np.zeros((2, 0), int)].shape == (2, 0, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (5, "getitem: index 5 is out of bounds for dimension 0 of size 3"),
+        ((0, -5), "getitem: index -5 is out of bounds for dimension 1 of size 4"),
+        ((slice(None), [0, 4]), "getitem: index 4 is out of bounds for dimension 1 of size 4"),
+        ((None, [[-4]]), "getitem: index -4 is out of bounds for dimension 0 of size 3"),
+        ((0, 0, 0), r"getitem: too many indices: shape \(3, 4\) has 2 dimensions, the key has 3"),
+        ((..., 0, ...), "getitem: expected at most one Ellipsis"),
+        (np.ones(4, bool), r"getitem: a mask of shape \(4,\) does not fit dimension 0 of size 3"),
+        (([0, 1], [0, 1, 2]), r"getitem: index arrays of shapes \(2,\), \(3,\) do not broadcast together"),
+        ("a", "getitem: expected ints, slices, None, .* got str"),
+        ([0.5], "getitem: expected ints, slices, None, .* got an array of dtype float64"),
+        (1.0, "getitem: expected ints, slices, None, .* got float"),
+    ],
+)
+def test_bad_keys(key, text):
+    with pytest.raises(IndexError, match=f"^{text}"):
+        Tensor(numbered(3, 4))[key]
+
+
+def test_a_bad_index_reaches_no_kernel():
+    x = Tensor(numbered(3, 4))
+    before = _core.alloc_stats()["n_alloc"]
+    with pytest.raises(IndexError):
+        x[[0, 7]]
+    assert _core.alloc_stats()["n_alloc"] == before
+
+
+def test_setitem():
+    x = pynn.zeros(3, 4)
+    version = x._version
+    x[1, ::2] = 5
+    x[Tensor([0, 2]), Tensor([1, 1])] = Tensor([7.0, 8.0])
+    x[x > 7] = -1
+    np.testing.assert_array_equal(x.numpy(), [[0, 7, 0, 0], [5, 0, 5, 0], [0, -1, 0, 0]])
+    assert x._version != version
+    w = pynn.zeros(2, requires_grad=True)
+    with pytest.raises(RuntimeError, match="no_grad"):
+        w[0] = 1
+    with pynn.no_grad():
+        w[0] = 1
+    with pytest.raises(RuntimeError, match="index_put"):
+        (w * 2)[0] = 1
+    with pytest.raises(IndexError):
+        x[9] = 0
+
+
+# ---- index_put ---------------------------------------------------------------------------------------
+
+PUTS = [
+    ((3, 4), (1, slice(None, None, 2))),
+    ((3, 4), ([0, 2, 0, 2], [1, 1, 1, 3])),
+    ((3, 4), np.array([[True, False, True, False]] * 3)),
+    ((5,), slice(4, None, -3)),
+    ((2, 3, 4), (slice(None), [2, 2], [0, 0])),
+    ((3,), ([],)),
+    ((0, 3), slice(None)),
+]
+
+
+@pytest.mark.parametrize(("shape", "key"), PUTS)
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i8", "i4"])
+def test_index_put(shape, key, dtype):
+    a = (RNG.standard_normal(shape) * 9).astype(dtype)
+    v = (RNG.standard_normal(a[key].shape) * 9).astype(dtype)
+    b, c = a.copy(), a.copy()
+    b[key] = v
+    np.add.at(c, key, v)
+    y, z = pynn.index_put(Tensor(a), key, Tensor(v)), Tensor(a).index_put(key, Tensor(v), accumulate=True)
+    assert y.dtype == a.dtype
+    assert z.dtype == a.dtype
+    np.testing.assert_array_equal(y.numpy(), b)
+    np.testing.assert_allclose(z.numpy(), c, rtol=1e-6)
+
+
+def test_index_put_derivatives():
+    x, v = Tensor(numbered(4) + 1, requires_grad=True), Tensor([5.0, 6.0, 7.0], dtype="f8", requires_grad=True)
+    y = pynn.index_put(x, [1, 3, 1], v)
+    gx, gv = pynn.grad((y * y).sum(), [x, v])
+    np.testing.assert_array_equal(gx.numpy(), [2, 0, 6, 0])
+    np.testing.assert_array_equal(gv.numpy(), [0, 12, 14])  # the last of two stands
+    gx, gv = pynn.grad((pynn.index_put(x, [1, 3, 1], v, accumulate=True) ** 2).sum(), [x, v])
+    np.testing.assert_array_equal(gx.numpy(), [2, 28, 6, 20])
+    np.testing.assert_array_equal(gv.numpy(), [28, 20, 28])
+    with pytest.raises(ValueError, match=r"index_put: argument 'values': expected a shape that broadcasts to \(2,\)"):
+        pynn.index_put(x, [0, 1], v)
+
+
+# ---- gathers and scatters ----------------------------------------------------------------------------
+
+
+def both_orders(fn, *arrays):
+    """Compares the first and second derivatives of Σ w·fn(x²) with central differences, in float64."""
+    xs = [Tensor(a) for a in arrays]
+    vs = [RNG.standard_normal(a.shape) for a in arrays]
+    with pynn.no_grad():
+        w = Tensor(RNG.standard_normal(fn(*xs).shape))
+
+    def scalar(*xs):
+        y = fn(*(x * x for x in xs))
+        return (y * y * w).sum()
+
+    def moved(eps):
+        return [Tensor(a + eps * v) for a, v in zip(arrays, vs)]
+
+    def flat(ts):
+        return np.concatenate([t.detach().numpy().ravel() for t in ts])
+
+    _, g = pynn.vjp(scalar, xs)
+    slope = (scalar(*moved(1e-5)).item() - scalar(*moved(-1e-5)).item()) / 2e-5
+    assert abs(slope - flat(g) @ np.concatenate([v.ravel() for v in vs])) <= 1e-6 * max(1, abs(slope))
+    _, h = pynn.hvp(scalar, xs, [Tensor(v) for v in vs])
+    want = (flat(pynn.vjp(scalar, moved(1e-5))[1]) - flat(pynn.vjp(scalar, moved(-1e-5))[1])) / 2e-5
+    np.testing.assert_allclose(flat(h), want, atol=1e-6 * max(1, np.abs(want).max(initial=0)))
+
+
+IDX = Tensor([[0, 2, 1], [2, 2, 0]])
+KEY = Tensor([3, 4])
+FUNCTIONS = {
+    "getitem": lambda x: x[[0, 2, 2], :, [1, 0, 1]],
+    "getitem middle": lambda x: x[:, [[0, 1], [1, 1]]],
+    "mask": lambda x: x[Tensor(numbered(3, 2) % 2 == 0)],
+    "gather": lambda x: pynn.gather(x[:, 0], 0, IDX),
+    "take_along_dim": lambda x: pynn.take_along_dim(x, Tensor([[[0]], [[1]], [[0]]]), 1),
+    "embedding": lambda x: index.embedding(IDX, x[:, 0]),
+    "index_put": lambda x: pynn.index_put(x, ([0, 1, 0], 1), x[0, 0]),
+    "cat": lambda x: pynn.cat([x, x[:, :1], x], 1),
+    "stack": lambda x: pynn.stack([x, x * 2], -1),
+    "split": lambda x: pynn.split(x, [1, 3], 2)[1],
+    "pad": lambda x: index.pad(x, (1, 2, -1, 1), value=3.0),
+    "flip": lambda x: pynn.flip(x, (0, 2)),
+    "roll": lambda x: pynn.roll(x, (1, -1), (0, 2)),
+    "cumsum": lambda x: pynn.cumsum(x, 1),
+    "clamp": lambda x: pynn.clamp(x, 0.01, 9.5) * x,
+    "clamp by tensors": lambda x: pynn.clamp(x, x[0] * 0.5, x[1] * 3),
+    "where": lambda x: pynn.where(IDX.sum() > 0, x, 2.0),
+    "tril": lambda x: pynn.tril(x, 1),
+    "triu": lambda x: x.where(Tensor(True), 0.0) + pynn.triu(x),
+    "dropout": lambda x: OPS.dropout(x, KEY, p=0.3),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_derivatives_of_orders_1_and_2(name):
+    both_orders(FUNCTIONS[name], 0.5 + RNG.random((3, 2, 4)))
+
+
+@pytest.mark.parametrize(("rows", "cols", "n"), [(40, 7, 900), (3, 300, 500), (900, 1, 2000), (5, 64, 0), (1, 1, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scatter_adds_in_the_order_of_occurrence(rows, cols, n, dtype):
+    g, idx = RNG.standard_normal((n, cols)).astype(dtype), RNG.integers(0, rows, n)
+    want = np.zeros((rows, cols), dtype)
+    for k in range(n):
+        want[idx[k]] += g[k]
+    _core.set_chunk_div(64)
+    for threads in (1, 2, 4):
+        _core.set_num_threads(threads)
+        for level in _core.isa_levels():
+            _core.use_isa(level)
+            got = OPS.scatter_add(Tensor(g), Tensor(idx), rows=rows).numpy()
+            np.testing.assert_array_equal(got, want)
+            wide = OPS.scatter_along(Tensor(g[None]), Tensor(np.repeat(idx[None, :, None], cols, 2)), rows=rows)
+            np.testing.assert_array_equal(wide.numpy()[0], want)
+
+
+def test_scatter_runs_on_the_team():
+    _core.set_num_threads(2)
+    _core.set_chunk_div(64)  # the caller then waits for its worker
+    _core.par_stats(reset=True)
+    OPS.scatter_add(pynn.ones(4000, 64), Tensor(RNG.integers(0, 50, 4000)), rows=50)
+    assert _core.par_stats()["parallel"] > 0
+
+
+def test_gather_is_torchs():
+    a, idx = numbered(3, 4, 5), RNG.integers(0, 4, (2, 7, 5))
+    last = RNG.integers(0, 5, (2, 4, 6))
+    np.testing.assert_array_equal(pynn.gather(Tensor(a), 1, Tensor(idx)).numpy(), np.take_along_axis(a[:2], idx, 1))
+    np.testing.assert_array_equal(Tensor(a).gather(-1, last).numpy(), np.take_along_axis(a[:2], last, 2))
+    np.testing.assert_array_equal(pynn.take_along_dim(Tensor(a), Tensor([7, 7, 0])).numpy(), a.ravel()[[7, 7, 0]])
+    with pytest.raises(
+        IndexError, match=r"gather: index 4 at index\[1, 0\] is out of bounds for dimension 0 of size 3$"
+    ):
+        pynn.gather(Tensor(a[:, 0]), 0, Tensor([[0, 2], [4, -1]]))
+    with pytest.raises(ValueError, match="gather: argument 'index': expected a shape of at most"):
+        pynn.gather(Tensor(a), 1, Tensor(idx[0]))
+    spread = Tensor([[0, 5]]).unsqueeze(-1).expand(1, 2, 3)
+    with pytest.raises(IndexError, match=r"gather_along: .* got 5 at idx\[0, 1, 0\]"):
+        OPS.gather_along(pynn.ones(1, 4, 3), spread)
+    with pytest.raises(IndexError, match=r"scatter_along: .* got 5 at idx\[0, 1, 0\]"):
+        OPS.scatter_along(pynn.ones(1, 2, 3), spread, rows=4)
+    with pytest.raises(TypeError, match="gather: argument 'index': expected integers, got dtype float32"):
+        pynn.gather(Tensor(a), 1, pynn.ones(3, 4, 5))
+
+
+def test_embedding():
+    w = Tensor(numbered(5, 3), requires_grad=True)
+    i = Tensor([[1, 4, 1], [0, 0, 1]])
+    y = index.embedding(i, w, padding_idx=-1)
+    np.testing.assert_array_equal(y.detach().numpy(), numbered(5, 3)[i.numpy()])
+    (g,) = pynn.grad(y.sum(), w)
+    np.testing.assert_array_equal(g.numpy()[:, 0], [2, 3, 0, 0, 0])
+    assert index.embedding(pynn.zeros(0, 2, dtype="i8"), w).shape == (0, 2, 3)
+    text = r"embedding: index 5 at input\[1, 0\] is out of bounds for dimension 0 of size 5$"
+    with pytest.raises(IndexError, match=text):
+        index.embedding(Tensor([[1, 0], [5, -7]]), w)
+    with pytest.raises(ValueError, match="padding_idx"):
+        index.embedding(i, w, padding_idx=5)
+
+
+def test_one_hot():
+    np.testing.assert_array_equal(index.one_hot(Tensor([[2, 0]]), 4).numpy(), np.eye(4, dtype=int)[[[2, 0]]])
+    assert index.one_hot(Tensor([2, 0])).shape == (2, 3)
+    assert index.one_hot(Tensor([2, 0])).dtype == np.int64
+    with pytest.raises(IndexError, match=r"one_hot: index 3 at input\[1\] is out of bounds for dimension 1 of size 3"):
+        index.one_hot(Tensor([2, 3]), 3)
+
+
+@pytest.fixture
+def huge():
+    """A table of 9.6 GB of which only the touched pages exist."""
+    with open("/proc/meminfo") as f:
+        free = {line.split(":")[0]: int(line.split()[1]) for line in f}["MemAvailable"] / 2**20
+    if free < 12:
+        pytest.skip(f"needs 12 GB of free memory, MemAvailable is {free:.1f} GB")
+    return np.zeros((300_000_000, 8), np.float32)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/meminfo and relies on lazy pages")
+def test_a_9_gb_table_is_indexed_at_its_ends(huge):
+    huge[0], huge[-1], huge[-2, 3] = 1, np.arange(8), 5
+    x = pynn.from_numpy(huge)
+    n = len(huge)
+    np.testing.assert_array_equal(OPS.gather_rows(x, Tensor([n - 1, 0, n - 2])).numpy(), huge[[-1, 0, -2]])
+    np.testing.assert_array_equal(x[[-1, 0]].numpy(), huge[[-1, 0]])
+    assert x[-2, 3].item() == 5
+    np.testing.assert_array_equal(x[::-1][0].numpy(), np.arange(8))
+    np.testing.assert_array_equal(x[n - 2 :, 1:4].clone().numpy(), [[0, 0, 5], [1, 2, 3]])
+    flat = x.reshape(-1)
+    assert flat[8 * n - 1].item() == 7
+    assert pynn.gather(flat, 0, Tensor([8 * n - 2])).item() == 6
+    with pytest.raises(IndexError, match=f"index {n} is out of bounds for dimension 0 of size {n}"):
+        x[n]
+
+
+# ---- joining, splitting, moving ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 10, 11, 23])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_cat(count, dim):
+    parts = [RNG.standard_normal([3 if d != dim % 3 else k % 4 for d in range(3)]) for k in range(count)]
+    np.testing.assert_array_equal(pynn.cat([Tensor(p) for p in parts], dim).numpy(), np.concatenate(parts, dim))
+    odd = [Tensor(np.ascontiguousarray(p.transpose(2, 0, 1))).permute(1, 2, 0) for p in parts]
+    np.testing.assert_array_equal(pynn.cat(odd, dim).numpy(), np.concatenate(parts, dim))
+
+
+def test_cat_promotes_keeps_channels_last_and_copies():
+    y = pynn.cat([Tensor([1, 2]), Tensor([0.5])])
+    assert y.tolist() == [1, 2, 0.5]
+    images = [pynn.randn(2, 5, 4, c).permute(0, 3, 1, 2) for c in (3, 2)]
+    y = pynn.cat(images, 1)
+    assert y.is_channels_last()
+    np.testing.assert_array_equal(y.numpy(), np.concatenate([i.numpy() for i in images], 1))
+    x = pynn.ones(3)
+    assert not shares_memory(x, pynn.cat([x]))
+    text = r"cat: argument 'tensors': expected shape \(2, 3\) but for dimension 1, got \(3, 3\) at 1$"
+    with pytest.raises(ValueError, match=text):
+        pynn.cat([pynn.ones(2, 3), pynn.ones(3, 3)], 1)
+    with pytest.raises(ValueError, match="cat: argument 'tensors': expected at least one"):
+        pynn.cat([])
+    with pytest.raises(IndexError, match="cat: argument 'dim': expected -2 <= dim < 2, got 2"):
+        pynn.cat([pynn.ones(2, 3)], 2)
+
+
+def test_stack_split_chunk():
+    a = numbered(7, 3)
+    x = Tensor(a)
+    np.testing.assert_array_equal(pynn.stack([x, x + 1], 1).numpy(), np.stack([a, a + 1], 1))
+    with pytest.raises(ValueError, match="stack"):
+        pynn.stack([x, x[:3]])
+    for size in (1, 3, 7, 9):
+        parts = x.split(size)
+        assert all(shares_memory(x, p) for p in parts)
+        np.testing.assert_array_equal(np.concatenate([p.numpy() for p in parts]), a)
+        assert [len(p) for p in parts[:-1]] == [size] * (len(parts) - 1)
+    assert [p.shape for p in pynn.split(x, [2, 0, 5])] == [(2, 3), (0, 3), (5, 3)]
+    assert [len(p) for p in x.chunk(3)] == [3, 3, 1]
+    assert [len(p) for p in pynn.chunk(x[:0], 2)] == [0, 0]
+    with pytest.raises(ValueError, match="split"):
+        pynn.split(x, [2, 6])
+    with pytest.raises(ValueError, match="chunk"):
+        pynn.chunk(x, 0)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "i4", "?"])
+def test_pad_flip_roll(dtype):
+    a = numbered(3, 4).astype(dtype)
+    x = Tensor(a)
+    np.testing.assert_array_equal(index.pad(x, (1, 2, 0, 1)).numpy(), np.pad(a, ((0, 1), (1, 2))))
+    cut = np.pad(a, ((0, 0), (0, 1)), constant_values=1)[:, 1:]
+    np.testing.assert_array_equal(index.pad(x, (-1, 1), value=1).numpy(), cut)
+    np.testing.assert_array_equal(pynn.flip(x, [0, 1]).numpy(), a[::-1, ::-1])
+    assert not shares_memory(x, pynn.flip(x, 0))
+    np.testing.assert_array_equal(pynn.roll(x, 5).numpy(), np.roll(a, 5))
+    np.testing.assert_array_equal(pynn.roll(x, (1, -2), (0, 1)).numpy(), np.roll(a, (1, -2), (0, 1)))
+    with pytest.raises(ValueError, match="pad: argument 'pad'"):
+        index.pad(x, (1,))
+    with pytest.raises(ValueError, match="pad: argument 'pad'"):
+        index.pad(x, (-3, -2))
+
+
+def test_pad_with_infinity_and_cumsum():
+    assert index.pad(pynn.ones(1), (1, 0), value=float("-inf")).tolist() == [float("-inf"), 1]
+    a = RNG.standard_normal((3, 1000)).astype(np.float32)
+    np.testing.assert_allclose(pynn.cumsum(Tensor(a), -1).numpy(), np.cumsum(a, -1, np.float64), rtol=2e-6, atol=1e-5)
+    assert Tensor([True, True]).cumsum(0).tolist() == [1, 2]
+    assert pynn.cumsum(Tensor(3.0), 0).item() == 3
+
+
+def test_clamp():
+    x = Tensor([-2.0, -1.0, 0.0, 2.0, 3.0, float("nan")], requires_grad=True)
+    y = x.clamp(-1, 2)
+    np.testing.assert_array_equal(y.detach().numpy(), [-1, -1, 0, 2, 2, np.nan])
+    (g,) = pynn.grad(y, x, pynn.ones(6))
+    assert g.tolist()[:5] == [0, 1, 1, 1, 0]
+    assert Tensor([1, 5, 9]).clamp(2, 7).tolist() == [2, 5, 7]
+    assert Tensor([1, 5]).clamp(min=2).dtype == np.int64
+    assert x.detach().clamp(max=Tensor(1.0)).tolist()[:3] == [-2, -1, 0]
+    with pytest.raises(ValueError, match="clamp"):
+        x.clamp()
+
+
+# ---- Philox and dropout ------------------------------------------------------------------------------
+
+
+def hexes(text):
+    return [int(w, 16) for w in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "want"),  # the vectors published with Random123, philox4x32 10
+    [
+        ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+        ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+        ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+    ],
+)
+def test_philox_known_answers(counter, key, want):
+    assert philox(hexes(counter), hexes(key)).tolist() == hexes(want)
+
+
+def kernel_words(key, n):
+    """The kernel's 32-bit words, by bisection with masks: mask(p) is word < round((1 - p)·2³²)."""
+    low = np.zeros(n, np.int64)
+    for bit in range(31, -1, -1):
+        # all words whose upper bits are a common prefix are compared with one threshold
+        for prefix in np.unique(low):
+            at = low == prefix
+            below = OPS.philox_mask(Tensor(key), shape=(n,), p=1 - (int(prefix) + 2**bit) / 2**32).numpy()
+            low[at & ~below] += 2**bit
+    return low
+
+
+@pytest.mark.parametrize("level", _core.isa_levels())
+def test_kernel_bits_are_philox(level):
+    _core.use_isa(level)
+    first = [f"{w:08x}" for w in kernel_words(np.array([0, 0]), 32)[::8]]
+    assert first == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+    for key in (np.array([0x299F31D0A4093822, 0x0370734413198A2E]), np.array([-1, -1])):
+        np.testing.assert_array_equal(kernel_words(key, 70), philox_words(key, 70))
+
+
+def test_one_mask_for_every_isa_layout_chunk_and_team():
+    key, shape, p = Tensor([5, 6]), (6, 5, 7, 40), 0.3
+    want = OPS.philox_mask(key, shape=shape, p=p).numpy()
+    assert want.sum() == (philox_words([5, 6], want.size) < round(0.7 * 2**32)).sum()
+    x = pynn.rand(*shape) + 0.5
+    value = np.where(want, x.numpy() * np.float32(1 / 0.7), 0)
+    reversed_value = np.where(want, x.numpy()[::-1] * np.float32(1 / 0.7), 0)
+    repeated = philox_words([5, 6], 77) < round(0.7 * 2**32)
+    for level in _core.isa_levels():
+        _core.use_isa(level)
+        for threads, div in ((1, 1), (2, 64), (4, 1000), (2, 10**6)):
+            _core.set_num_threads(threads)
+            _core.set_chunk_div(div)
+            np.testing.assert_array_equal(OPS.philox_mask(key, shape=shape, p=p).numpy(), want)
+            np.testing.assert_array_equal(OPS.dropout(x, key, p=p).numpy(), value)
+            last = OPS.copy(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+            assert last.is_channels_last()
+            assert OPS.dropout(last, key, p=p).is_channels_last()
+            np.testing.assert_array_equal(OPS.dropout(last, key, p=p).numpy(), value)
+            np.testing.assert_array_equal(OPS.dropout(x[::-1], key, p=p).numpy(), reversed_value)
+            np.testing.assert_array_equal(OPS.dropout(x[0, 0, 0, 0].expand(77), key, p=p).numpy() != 0, repeated)
+    _core.set_num_threads(2)
+    _core.set_chunk_div(64)
+    _core.par_stats(reset=True)
+    OPS.dropout(x, key, p=p)
+    assert _core.par_stats()["parallel"] == 1
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_statistics(p):
+    n = 400_000
+    pynn.manual_seed(1)
+    y = dropout(pynn.ones(n), p).numpy()
+    kept = y != 0
+    assert set(np.unique(y)) <= {np.float32(0), np.float32(1 / (1 - p))}
+    sigma = (p * (1 - p) / n) ** 0.5
+    assert abs(kept.mean() - (1 - p)) < 4 * sigma
+    for lag in (1, 8, 32, 256):  # neighbours in a word, a block, a group and a batch of groups are independent
+        assert abs((kept[lag:] & kept[:-lag]).mean() - (1 - p) ** 2) < 6 * sigma
+    assert abs((kept & (dropout(pynn.ones(n), p).numpy() != 0)).mean() - (1 - p) ** 2) < 6 * sigma
+
+
+def test_dropout_at_the_ends_and_its_gradient():
+    x = Tensor(RNG.standard_normal((30, 30)), requires_grad=True)
+    assert dropout(x, 0.0) is x
+    assert dropout(x, 0.7, training=False) is x
+    y = dropout(x, 1.0)
+    assert not y.detach().numpy().any()
+    assert not pynn.grad(y.sum(), x)[0].numpy().any()
+    assert not OPS.dropout(Tensor([float("inf"), 1.0]), KEY, p=1.0).numpy().any()
+    np.testing.assert_array_equal(OPS.dropout(x, KEY, p=0.0).detach().numpy(), x.detach().numpy())
+    y = dropout(x, 0.25)
+    (g,) = pynn.grad(y.sum(), x)
+    np.testing.assert_array_equal(g.numpy(), np.where(y.detach().numpy() != 0, 1 / 0.75, 0))
+    for bad in (-0.1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="dropout: argument 'p': expected 0 <= p <= 1"):
+            dropout(x, bad)
+
+
+def test_rng_take_gives_each_key_once():
+    state = Tensor([9, 0])
+    assert [drop_entries.rng_take(state).tolist() for _ in range(3)] == [[9, 0], [9, 1], [9, 2]]
+    version = state._version
+    OPS.rng_take(state)
+    assert state._version != version
+    last = Tensor([1, 2**63 - 1])
+    OPS.rng_take(last)
+    assert last.tolist() == [1, -(2**63)]
+    gen, keys = pynn.Generator(3), []
+
+    def take():
+        keys.extend(gen.take().tolist()[1] for _ in range(500))
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert sorted(keys) == list(range(4000))
+
+
+# ---- generators and random tensors -------------------------------------------------------------------
+
+
+def draws(**kw):
+    return [
+        pynn.rand(3, 4, **kw), pynn.randn((3, 4), **kw), pynn.randint(0, 9, (5,), **kw), pynn.randperm(7, **kw),
+        pynn.normal(1.0, 2.0, (4,), **kw), pynn.uniform(-1, 1, (4,), **kw), pynn.bernoulli(pynn.full((9,), 0.5), **kw),
+        dropout(pynn.ones(50), 0.5, **kw),
+    ]  # fmt: skip
+
+
+def test_the_same_seed_gives_the_same_numbers():
+    assert pynn.manual_seed(42).initial_seed() == pynn.initial_seed() == 42
+    a = draws()
+    state = pynn.default_generator.get_state()
+    b = draws()
+    pynn.default_generator.set_state(state)
+    c = draws()
+    pynn.manual_seed(42)
+    d = draws()
+    e = draws(generator=pynn.Generator(42))
+    for k in range(len(a)):
+        assert a[k].tolist() == d[k].tolist() == e[k].tolist()
+        assert b[k].tolist() == c[k].tolist()
+        assert a[k].tolist() != b[k].tolist()
+    assert pickle.loads(pickle.dumps(pynn.default_generator)).take().tolist() == pynn.default_generator.take().tolist()
+
+
+def test_generator_arguments():
+    assert pynn.Generator(2**64 - 1).initial_seed() == 2**64 - 1
+    assert pynn.Generator(-1).initial_seed() == 2**64 - 1
+    assert pynn.Generator().initial_seed() != pynn.Generator().initial_seed()
+    assert repr(pynn.Generator(3)) == "Generator(seed=3, taken=0)"
+    with pytest.raises(TypeError, match="manual_seed: argument 'seed': expected an integer, got float"):
+        pynn.manual_seed(1.5)
+    with pytest.raises(ValueError, match="manual_seed: argument 'seed': expected an integer of 64 bits"):
+        pynn.manual_seed(2**64)
+    with pytest.raises(ValueError, match=r"set_state: argument 'state': expected shape \(2,\)"):
+        pynn.Generator(1).set_state(Tensor([1, 2, 3]))
+    with pytest.raises(TypeError, match="set_state: argument 'state': expected dtype int64"):
+        pynn.Generator(1).set_state(Tensor([1.0, 2.0]))
+    state = pynn.Generator(1).get_state()
+    gen = pynn.Generator(1)
+    gen.take()
+    assert gen.get_state().tolist() == [1, 1]
+    assert state.tolist() == [1, 0]
+
+
+def test_random_tensors():
+    pynn.manual_seed(0)
+    u, z = pynn.rand(200_000), pynn.randn(200_000, dtype=np.float64, requires_grad=True)
+    assert u.dtype == np.float32
+    assert z.requires_grad
+    assert 0 <= u.numpy().min() < u.numpy().max() < 1
+    assert abs(u.mean().item() - 0.5) < 0.005
+    assert abs(z.mean().item()) < 0.02
+    assert abs(z.std().item() - 1) < 0.01
+    assert pynn.rand().shape == ()
+    assert pynn.rand(0, 3).shape == (0, 3)
+    n = pynn.normal(Tensor([0.0, 100.0]), Tensor([1.0, 0.0]))
+    assert n[1].item() == 100
+    assert pynn.normal(5.0, 0.0, (2, 2)).tolist() == [[5, 5], [5, 5]]
+    r = pynn.randint(3, 6, (1000,))
+    assert set(r.tolist()) == {3, 4, 5}
+    assert r.dtype == np.int64
+    assert set(pynn.randint(2, (100,)).tolist()) == {0, 1}
+    assert pynn.randint(low=1, high=2, size=(3,)).tolist() == [1, 1, 1]
+    assert sorted(pynn.randperm(50).tolist()) == list(range(50))
+    assert pynn.bernoulli(Tensor([0.0, 1.0])).tolist() == [0, 1]
+    assert abs(pynn.bernoulli(pynn.zeros(10_000), 0.3).mean().item() - 0.3) < 0.03
+    x = pynn.uniform(2, 3, 1000).numpy()
+    assert 2 <= x.min() < x.max() < 3
+    assert pynn.rand_like(z).dtype == np.float64
+    assert pynn.randn_like(u[:3]).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: pynn.rand(2, dtype="i8"), TypeError, "rand: argument 'dtype': expected float32 or float64, got int64"),
+        (lambda: pynn.randint(5, 5, (2,)), ValueError, "randint: expected low < high, got low=5 and high=5"),
+        (lambda: pynn.randint(5), TypeError, "randint: expected high and size"),
+        (lambda: pynn.normal(0.0, -1.0, (2,)), ValueError, "normal: argument 'std': expected std >= 0"),
+        (lambda: pynn.normal(pynn.ones(2), 1.0, (2,)), ValueError, "normal: argument 'size': expected none"),
+        (lambda: pynn.bernoulli(Tensor([1.5])), ValueError, r"bernoulli: expected probabilities in \[0, 1\]"),
+        (lambda: pynn.bernoulli(Tensor([1])), TypeError, "bernoulli: argument 'input': expected a floating dtype"),
+        (lambda: pynn.rand(2, -1), ValueError, "shape: expected non-negative"),
+        (lambda: pynn.tril(pynn.ones(3)), ValueError, "tril: argument 'input': expected at least 2 dimensions"),
+        (lambda: pynn.arange(0, 3, 0), ValueError, "arange: argument 'step'"),
+    ],
+)
+def test_bad_arguments(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
+
+
+def test_import_leaves_numpys_random_out():
+    code = "import sys, numpy; a = set(sys.modules); import pynn; print('numpy.random' in set(sys.modules) - a)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+# ---- creation ----------------------------------------------------------------------------------------
+
+
+def test_creation():
+    assert pynn.zeros(2, 3).shape == pynn.zeros((2, 3)).shape == pynn.empty([2, 3]).shape == (2, 3)
+    assert pynn.zeros(2).dtype == pynn.ones(()).dtype == np.float32
+    assert pynn.ones(2, dtype=np.int32).tolist() == [1, 1]
+    assert pynn.zeros(2, requires_grad=True).requires_grad
+    assert pynn.full((2,), 7).dtype == np.int64
+    assert pynn.full((2,), 7.0).dtype == np.float32
+    assert pynn.full((2,), True).dtype == np.bool_
+    assert pynn.arange(4).dtype == np.int64
+    assert pynn.arange(1, 7, 2).tolist() == [1, 3, 5]
+    assert pynn.arange(0, 1, 0.25).tolist() == [0, 0.25, 0.5, 0.75]
+    assert pynn.arange(3.0).dtype == np.float32
+    assert pynn.linspace(0, 1, 5).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    np.testing.assert_array_equal(pynn.eye(2, 3).numpy(), np.eye(2, 3))
+    x = Tensor(numbered(3, 4))
+    for like, value in ((pynn.zeros_like, 0), (pynn.ones_like, 1), (lambda t, **k: pynn.full_like(t, 3, **k), 3)):
+        assert like(x).tolist() == [[value] * 4] * 3
+        assert like(x).dtype == np.float64
+        assert like(x, dtype=np.int64).dtype == np.int64
+    assert pynn.empty_like(x).shape == (3, 4)
+    for diagonal in (-5, -1, 0, 1, 5):
+        np.testing.assert_array_equal(pynn.tril(x, diagonal).numpy(), np.tril(x.numpy(), diagonal))
+        np.testing.assert_array_equal(pynn.triu(x, diagonal).numpy(), np.triu(x.numpy(), diagonal))
+    assert pynn.tril(Tensor([[1, 2], [3, 4]])).dtype == np.int64
