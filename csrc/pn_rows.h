@@ -34,14 +34,16 @@
         pn_store_part((y) + i, (value), m);       \
     }
 
-/* The largest element; NaN where any is; -inf for none. */
+/* The largest element; -inf for none. A NaN may get lost: the sum of exponentials keeps it. */
 PN_INLINE T row_max(const T *x, int64_t n) {
     V top = pn_set1((T)-INFINITY);
     for (int64_t i = 0; i < n; i += PN_VL) {
         int64_t m = n - i;
-        top = pn_vmax(top, LOAD(x, -INFINITY));
+        top = pn_max_b(LOAD(x, -INFINITY), top);
     }
-    return pn_hmax(top);
+#pragma GCC unroll 8
+    for (int w = PN_VL / 2; w > 0; w /= 2) top = pn_max_b(pn_swap(top, w), top);
+    return top[0];
 }
 
 PN_INLINE double row_sum(const T *x, int64_t n) {

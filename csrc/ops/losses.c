@@ -19,6 +19,7 @@
 
 enum { NONE, MEAN, SUM };
 #define KEPT 256      /* partial sums on the stack */
+#define FEW 32        /* classes up to which PN_VL rows are normed at once, a lane each */
 #define SUM_BLOCK 128 /* elements whose sum is one partial sum */
 
 static double sum_of(const double *p, int64_t n) {
@@ -37,7 +38,7 @@ typedef struct entropy {
     const T *x, *q, *w, *norm_in, *g; /* q: probabilities; or t: labels */
     const int64_t *t;
     T *loss, *norm, *dx, *dq;
-    double *kept, smooth, all_w, scale; /* smooth = ε, all_w = Σ_c w[c] where ε > 0; scale of g */
+    double *kept, smooth, off, all_w, scale; /* ε; ε/C, Σ_c w[c], 0 where ε is; scale of g */
     int64_t n, rows, per, ignore;
     int t_arg, reduction;
     double (*row)(const struct entropy *e, int64_t r);
@@ -54,7 +55,7 @@ static entropy entropy_of(const pn_array *x, const pn_array *w, int64_t reductio
 
 static void set_smooth(entropy *e, double smooth) {
     e->smooth = smooth;
-    if (smooth > 0) e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
+    if (smooth > 0) e->off = smooth / (double)e->n, e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
 }
 
 /* Whether row r has a label that counts; one out of range is reported. */
@@ -67,15 +68,42 @@ static int labelled(pn_call *c, const entropy *e, int64_t r) {
     return 0;
 }
 
+/* (m, ls) of one row. A NaN of the row makes both NaN. */
+static void norm_row(const entropy *e, int64_t r) {
+    const T *x = e->x + r * e->n;
+    T top = row_max(x, e->n), log_sum = log_of(row_sum_exp(x, e->n, top));
+    e->norm[2 * r] = log_sum == log_sum ? top : log_sum;
+    e->norm[2 * r + 1] = log_sum;
+}
+
+/* (m, ls) of `count` rows from r, at most PN_VL, of at most FEW classes: lane k of a vector is row r + k. */
+static void norm_rows(const entropy *e, int64_t r, int64_t count) {
+    T x[FEW][PN_VL] __attribute__((aligned(64))), top_of[PN_VL], log_of_sum[PN_VL];
+    V top = pn_set1((T)-INFINITY), sum = pn_set1(0);
+    for (int64_t i = 0; i < e->n; i++)
+        for (int64_t k = 0; k < PN_VL; k++) x[i][k] = k < count ? e->x[(r + k) * e->n + i] : 0;
+    for (int64_t i = 0; i < e->n; i++) top = pn_max_b(pn_load(x[i]), top);
+    for (int64_t i = 0; i < e->n; i++) sum += pn_exp(pn_load(x[i]) - top);
+    sum = pn_log(sum);
+    pn_store(top_of, pn_select(pn_isnan(sum), sum, top));
+    pn_store(log_of_sum, sum);
+    for (int64_t k = 0; k < count; k++) e->norm[2 * (r + k)] = top_of[k], e->norm[2 * (r + k) + 1] = log_of_sum[k];
+}
+
 static void entropy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const entropy *e = arg;
+    int64_t lo = chunk * e->per, hi = pn_min(e->rows, lo + e->per);
+    int few = e->norm && e->n <= FEW;
     (void)worker;
-    for (int64_t r = chunk * e->per; r < pn_min(e->rows, (chunk + 1) * e->per); r++) {
+    for (int64_t r = lo; few && r < hi; r += PN_VL) norm_rows(e, r, pn_min(PN_VL, hi - r));
+    for (int64_t r = lo; r < hi; r++) {
         double loss = 0;
-        if (labelled(c, e, r))
+        if (labelled(c, e, r)) {
+            if (e->norm && !few) norm_row(e, r);
             loss = e->row(e, r);
-        else if (e->norm)
+        } else if (e->norm) {
             e->norm[2 * r] = e->norm[2 * r + 1] = 0;
+        }
         if (e->reduction == NONE)
             e->loss[r] = (T)loss;
         else
@@ -116,13 +144,6 @@ static void entropy_back_run(pn_call *c, entropy *e) {
     pn_for(c, pn_ceil_div(e->rows, e->per), entropy_back_chunk, e);
 }
 
-/* m and ls of row r, kept in norm */
-static void row_norm(const entropy *e, int64_t r, T *top, T *log_sum) {
-    const T *x = e->x + r * e->n;
-    *top = e->norm[2 * r] = row_max(x, e->n);
-    *log_sum = e->norm[2 * r + 1] = log_of(row_sum_exp(x, e->n, *top));
-}
-
 #define WEIGHT(w) ((w) ? LOAD(w, 0) : pn_set1(1))
 
 /* -Σ_c w[c] log p[c] */
@@ -135,17 +156,16 @@ static double smooth_row(const entropy *e, const T *x, T top, T log_sum) {
 
 static double index_row(const entropy *e, int64_t r) {
     const T *x = e->x + r * e->n;
-    T top, log_sum;
-    row_norm(e, r, &top, &log_sum);
+    T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
     double loss = (1 - e->smooth) * weight_of(e, e->t[r]) * (log_sum - (double)(x[e->t[r]] - top));
-    if (e->smooth > 0) loss += e->smooth / (double)e->n * smooth_row(e, x, top, log_sum);
+    if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
 
 static void index_back(const entropy *e, int64_t r, T g) {
     const T *x = e->x + r * e->n;
     T *dx = e->dx + r * e->n;
-    double at = (1 - e->smooth) * weight_of(e, e->t[r]), off = e->smooth / (double)e->n;
+    double at = (1 - e->smooth) * weight_of(e, e->t[r]), off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
     V k = pn_set1((T)(g * (at + off * e->all_w))), flat = pn_set1((T)(g * off));
     if (e->smooth > 0) {
@@ -184,19 +204,18 @@ PN_FN(cross_entropy_bwd) {
 static double soft_row(const entropy *e, int64_t r) {
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
     double mass = 0, sum = 0;
-    T top, log_sum;
-    row_norm(e, r, &top, &log_sum);
+    T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
     V m0 = pn_set1(top);
     PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
     PN_ROW_SUM(sum, e->n, LOAD(q, 0) * WEIGHT(e->w) * (LOAD(x, top) - m0))
     double loss = (1 - e->smooth) * (mass * log_sum - sum);
-    if (e->smooth > 0) loss += e->smooth / (double)e->n * smooth_row(e, x, top, log_sum);
+    if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
 
 static void soft_back(const entropy *e, int64_t r, T g) {
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
-    double mass = 0, off = e->smooth / (double)e->n;
+    double mass = 0, off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
     V keep = pn_set1((T)(g * (1 - e->smooth))), flat = pn_set1((T)(g * off));
     PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))

@@ -358,19 +358,26 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
     cdef list xs
     if n > op.n_in:
         raise TypeError(f"{op.name}: expected at most {op.n_in} arguments ({', '.join(op.in_names)}), got {n}")
-    if n == op.n_in:  # the usual call: tensors of one floating dtype
+    if n == op.n_in:  # the usual call: tensors that are what the entry asks for
         for k in range(n):
             v = <object>PyTuple_GET_ITEM(args, k)
             kind = op.spec[k].kind
-            if not isinstance(v, TensorBase) or (kind != c'T' and kind != c'A'):
+            if v is None and op.spec[k].optional:
+                continue
+            if not isinstance(v, TensorBase):
                 break
             t = (<TensorBase>v).a.dtype
-            if t > PN_F64 or (dtype != PN_NONE and t != dtype):
+            if kind == c'i' or kind == c'b':
+                if t != (PN_I64 if kind == c'i' else PN_BOOL):
+                    break
+            elif kind == c'*' or t > PN_F64 or (dtype != PN_NONE and t != dtype):
                 break
-            dtype = t
+            else:
+                dtype = t
         else:
             dtype_out[0] = dtype
             return args
+        dtype = PN_NONE
     xs = [one_input(op, k, args[k] if k < n else None) for k in range(op.n_in)]
     dtype = PN_NONE
     first = None
