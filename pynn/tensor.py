@@ -221,7 +221,9 @@ class Tensor(_core.TensorBase):
     def backward(self, gradient=None, retain_graph=None, create_graph: bool = False) -> None:
         """Adds the gradients of this tensor to the leaves' `.grad`; see pynn.backward."""
         retain = create_graph if retain_graph is None else retain_graph
-        _core.run_backward([self], None if gradient is None else [gradient], None, create_graph, retain, True, "backward")
+        _core.run_backward(
+            [self], None if gradient is None else [gradient], None, create_graph, retain, True, "backward"
+        )
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         self.requires_grad = requires_grad
@@ -291,7 +293,7 @@ class Tensor(_core.TensorBase):
         a, b = _axis(start_dim, self.ndim, "flatten"), _axis(end_dim, self.ndim, "flatten")
         shape = self.shape
         n = int(np.prod(shape[a : b + 1], dtype=np.int64))
-        return OPS.reshape(self, shape=shape[:a] + (n,) + shape[b + 1 :])
+        return OPS.reshape(self, shape=(*shape[:a], n, *shape[b + 1:]))
 
     def permute(self, *dims) -> Tensor:
         return OPS.permute(self, axes=_sizes(dims))
@@ -322,7 +324,7 @@ class Tensor(_core.TensorBase):
 
     def unsqueeze(self, dim: int) -> Tensor:
         d = _axis(dim, self.ndim + 1, "unsqueeze")
-        return OPS.reshape(self, shape=self.shape[:d] + (1,) + self.shape[d:])
+        return OPS.reshape(self, shape=(*self.shape[:d], 1, *self.shape[d:]))
 
     def expand(self, *shape) -> Tensor:
         """Broadcast to shape without a copy; -1 keeps a size."""

@@ -220,7 +220,7 @@ def test_wrong_entries(ins, outs, entry, text):
 
 
 def test_samples_cover_what_they_promise():
-    """Sizes of one, none and no multiple of a tile, ±1e4, ties; optional inputs absent and present; indices in range."""
+    """Sizes of one, none and no multiple of a tile, ±1e4, ties; optional inputs absent, present; indices in range."""
 
     def kernel(outs, ins, axis):
         outs[0][...] = 0

@@ -26,13 +26,15 @@ cast = Op(
     "cast", "x[...]:*", "y[...]:*", kernel="copy_fwd", like=True, params={"dtype": object},
     dtype=lambda x, dtype: dtype,
     vjp=lambda n, g: OPS.cast(g, dtype=n.ins[0].dtype),
-    samples=lambda rng: [((rng.standard_normal(n),), {"dtype": np.dtype(d)}) for d in ("f4", "f8") for n in ((3, 5), 3000)],
+    samples=lambda rng: [((rng.standard_normal(n),), {"dtype": np.dtype(d)}) for d in ("f4", "f8")
+                         for n in ((3, 5), 3000)],
     reference=lambda x, dtype: x.astype(dtype),
     doc="y = x as another dtype. A float out of an integer's range becomes the nearest that fits, NaN becomes 0.",
 )  # fmt: skip
 
 copy_ = Effect(
-    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd", reference=lambda x, y: np.broadcast_to(x, y.shape).astype(y.dtype),
+    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd",
+    reference=lambda x, y: np.broadcast_to(x, y.shape).astype(y.dtype),
     doc="y = x, in place, converted to y's dtype.",
 )  # fmt: skip
 
@@ -91,7 +93,7 @@ slice_ = Op(
     "slice", "x[...]:*", "y[...]:*", view="slice", params={"begin": tuple, "shape": tuple, "step": tuple},
     vjp=lambda n, g: OPS.unslice(g, _place(n.params), shape=n.ins[0].shape),
     samples=lambda rng: [((rng.standard_normal((5, 6)),), {"begin": (1, 5), "shape": (2, 3), "step": (2, -2)})],
-    reference=lambda x, begin, shape, step: x[tuple(b + s * np.arange(n) for b, s, n in zip(begin, step, shape))[0]][
+    reference=lambda x, begin, shape, step: x[next(b + s * np.arange(n) for b, s, n in zip(begin, step, shape))][
         :, begin[1] + step[1] * np.arange(shape[1])],
     doc="y[i] = x[begin + i·step], 0 ≤ i < shape, along each dimension.",
 )  # fmt: skip

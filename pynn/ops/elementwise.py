@@ -14,13 +14,17 @@ _UNARY, _BINARY = "a[...]", "a[...] b[...]"
 
 
 def _unary(name, vjp, reference, saves="a", **entry):
-    return Op(name, _UNARY, "y[...]", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry)
+    return Op(
+        name, _UNARY, "y[...]", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry
+    )
 
 
 def _number(name, ins, vjp, reference, saves="", **entry):
     """An op for integers too."""
     ins = " ".join(a + ":A" for a in ins.split())
-    return Op(name, ins, "y[...]:A", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry)
+    return Op(
+        name, ins, "y[...]:A", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry
+    )
 
 
 def _flat(node, *gs):
@@ -57,9 +61,9 @@ def _apart(rng):
 
 
 maximum = _number("maximum", _BINARY, _chosen, np.maximum, saves="a b", samples=_apart,
-                  doc="y = max(a, b); NaN where either is. At ties each operand gets half of the gradient.")  # fmt: skip
+                  doc="y = max(a, b); NaN where either is. At ties each operand gets half the gradient.")  # fmt: skip
 minimum = _number("minimum", _BINARY, _chosen, np.minimum, saves="a b", samples=_apart,
-                  doc="y = min(a, b); NaN where either is. At ties each operand gets half of the gradient.")  # fmt: skip
+                  doc="y = min(a, b); NaN where either is. At ties each operand gets half the gradient.")  # fmt: skip
 
 where = Op(
     "where", "cond[...]:b a[...]:A b[...]:A", "y[...]:A", kernel="where_fwd", saves="cond", like=True,
@@ -130,7 +134,8 @@ def _pow_back(n, g):
 
 pow_ = Op(
     "pow", _BINARY, "y[...]", kernel="pow_fwd", saves="a b y", like=True, vjp=_pow_back,
-    domain={"a": (0.3, 2), "b": (-2, 3)}, reference=np.power, doc="y = aᵇ, by C's rules for signs, zeros and infinities",
+    domain={"a": (0.3, 2), "b": (-2, 3)}, reference=np.power,
+    doc="y = aᵇ, by C's rules for signs, zeros and infinities",
 )  # fmt: skip
 
 _WHOLE = tuple(range(-8, 9))

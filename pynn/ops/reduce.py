@@ -11,7 +11,22 @@ import numpy as np
 from ..op import OPS, Op
 from .index import cat
 
-__all__ = ["all_", "amax", "amin", "any_", "argmax", "argmin", "max_", "mean", "min_", "norm", "prod", "std", "sum_", "var"]
+__all__ = [
+    "all_",
+    "amax",
+    "amin",
+    "any_",
+    "argmax",
+    "argmin",
+    "max_",
+    "mean",
+    "min_",
+    "norm",
+    "prod",
+    "std",
+    "sum_",
+    "var",
+]
 
 
 def _axes(shape, x):
@@ -84,7 +99,7 @@ def _argmax_reference(x, shape):
 argmax_to = Op(
     "argmax", "x[...]:A", "y[...]:i", kernel="argmax_fwd", params={"shape": tuple}, shape=_check("argmax"),
     vjp=lambda n, g: None, samples=_samples(False), reference=_argmax_reference,
-    doc="y = the place, row-major over the reduced dimensions, where x is largest first; that of a NaN if there is one.",
+    doc="y = the first place, row-major over the reduced dimensions, where x is largest; that of a NaN if any.",
 )  # fmt: skip
 
 
@@ -102,7 +117,9 @@ def _to_shape(x, dim, what):
             if not -len(shape) <= d < len(shape):
                 raise IndexError(f"{what}: argument 'dim': expected a dimension of shape {shape}, got {d}")
             dims.add(d % len(shape))
-    return tuple(1 if d in dims else n for d, n in enumerate(shape)), tuple(n for d, n in enumerate(shape) if d not in dims)
+    return tuple(1 if d in dims else n for d, n in enumerate(shape)), tuple(
+        n for d, n in enumerate(shape) if d not in dims
+    )
 
 
 def _reduce(op, x, dim, keepdim):
