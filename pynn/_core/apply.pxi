@@ -282,6 +282,7 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
     cdef TensorBase x, y
     cdef pn_array to
+    cdef int64_t nbytes
     if len(args) != 1 or not isinstance(args[0], TensorBase):
         raise TypeError(f"{op.name}: argument 'x': expected a Tensor, got {[type(a).__name__ for a in args]}")
     x = args[0]
@@ -303,6 +304,8 @@ cdef object apply_view(OpBase op, tuple args, dict params):
         if not reshaped(&x.a, &y.a):
             x = <TensorBase>apply(core_op(OP_COPY), (x,), core_op(OP_COPY).defaults)
             reshaped(&x.a, &y.a)
+    if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
+        checked_bytes(&y.a, &nbytes)  # 2³² × 2³² must not count as 0 elements
     y.storage = x.storage
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
