@@ -45,7 +45,10 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             arr[k].data = NULL
             arr[k].ndim = 0
         else:
-            arr[k] = (<TensorBase>xs[k]).a
+            x = <TensorBase>xs[k]
+            if x.storage is None and op is not core_op(OP_ZEROS):
+                check_values(x)
+            arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
         if arr[k].dtype != PN_NONE:
@@ -428,6 +431,7 @@ cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
                          f"got shape {t.shape} and dtype {t.dtype}")
     if is_written(op, k):
         check_writable(t, op.name)
+    check_values(t)
     to[0] = t.a
     return 0
 
@@ -449,6 +453,7 @@ cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_ar
     if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
         raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
                          f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
+    check_values(t)
     if is_written(op, k):
         check_writable(t, op.name)
     if same_steps(&t.a, want):
