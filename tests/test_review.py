@@ -1,10 +1,12 @@
 """Faults found by review: each once crashed the interpreter or gave a wrong derivative."""
 
+import threading
+
 import numpy as np
 import pytest
 
 import pynn
-from pynn import OPS, _core
+from pynn import OPS, _core, nn
 
 
 def test_sizes_that_overflow_are_refused():
@@ -78,3 +80,25 @@ def test_tensors_without_values_raise():
         type(x.grad_fn)()
     with pytest.raises(TypeError):
         _core.read_view(None)
+
+
+def test_memory_lives_until_the_kernel_that_reads_it_ends():
+    m, x = nn.Linear(512, 512), pynn.ones(512, 512)
+    stop = []
+
+    def run():
+        with pynn.no_grad():
+            while not stop:
+                try:
+                    m(x)
+                except TypeError:  # weights of the other dtype
+                    pass
+
+    t = threading.Thread(target=run)
+    t.start()
+    for _ in range(20):
+        m.double()
+        m.float()
+        _core.empty_cache()
+    stop.append(1)
+    t.join()

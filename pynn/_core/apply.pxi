@@ -35,7 +35,7 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     cdef pn_array[MAX_ARG + 1] arr
     cdef Dims dims
-    cdef list outs, held = None
+    cdef list outs, held = None, memory = []
     cdef TensorBase x
     cdef int k
     cdef int64_t total = 0
@@ -48,6 +48,7 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             x = <TensorBase>xs[k]
             if x.storage is None and op is not core_op(OP_ZEROS):
                 check_values(x)
+            memory.append(x.storage)  # another thread may give x other memory while the kernel runs
             arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
@@ -457,6 +458,7 @@ cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_ar
     if is_written(op, k):
         check_writable(t, op.name)
     if same_steps(&t.a, want):
+        held.append(t.storage)
         to[0] = t.a
         return 0
     copy = blank()

@@ -283,6 +283,7 @@ cdef list run_bwd(Node n, list dys, int need):
     for k in range(op.n_out):
         if op.save_out & (1 << k):
             xs.append(saved_out(n, k))
+    memory = [(<TensorBase>x).storage for x in xs if x is not None]  # as in execute
     j = fill_bwd_inputs(op, xs, full, arr)
     held = conform(op, arr, j) if op.rows else None
     for k in range(op.n_in):
