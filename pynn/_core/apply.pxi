@@ -35,7 +35,7 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     cdef pn_array[MAX_ARG + 1] arr
     cdef Dims dims
-    cdef list outs, held = None
+    cdef list outs, held = None, memory = []
     cdef TensorBase x
     cdef int k
     cdef int64_t total = 0
@@ -45,7 +45,11 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             arr[k].data = NULL
             arr[k].ndim = 0
         else:
-            arr[k] = (<TensorBase>xs[k]).a
+            x = <TensorBase>xs[k]
+            if x.storage is None and op is not core_op(OP_ZEROS):
+                check_values(x)
+            memory.append(x.storage)  # another thread may give x other memory while the kernel runs
+            arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
         if arr[k].dtype != PN_NONE:
@@ -282,6 +286,7 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
     cdef TensorBase x, y
     cdef pn_array to
+    cdef int64_t nbytes
     if len(args) != 1 or not isinstance(args[0], TensorBase):
         raise TypeError(f"{op.name}: argument 'x': expected a Tensor, got {[type(a).__name__ for a in args]}")
     x = args[0]
@@ -303,6 +308,8 @@ cdef object apply_view(OpBase op, tuple args, dict params):
         if not reshaped(&x.a, &y.a):
             x = <TensorBase>apply(core_op(OP_COPY), (x,), core_op(OP_COPY).defaults)
             reshaped(&x.a, &y.a)
+    if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
+        checked_bytes(&y.a, &nbytes)  # 2³² × 2³² must not count as 0 elements
     y.storage = x.storage
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
@@ -425,6 +432,7 @@ cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
                          f"got shape {t.shape} and dtype {t.dtype}")
     if is_written(op, k):
         check_writable(t, op.name)
+    check_values(t)
     to[0] = t.a
     return 0
 
@@ -446,9 +454,11 @@ cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_ar
     if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
         raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
                          f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
+    check_values(t)
     if is_written(op, k):
         check_writable(t, op.name)
     if same_steps(&t.a, want):
+        held.append(t.storage)
         to[0] = t.a
         return 0
     copy = blank()
