@@ -8,7 +8,17 @@ from .config import __version__, config, get_num_threads, set_num_threads, show_
 from .creation import *  # noqa: F403
 from .op import OPS, Effect, Op
 from .random import (
-    Generator, bernoulli, default_generator, initial_seed, manual_seed, normal, rand, randint, randn, randperm, uniform,
+    Generator,
+    bernoulli,
+    default_generator,
+    initial_seed,
+    manual_seed,
+    normal,
+    rand,
+    randint,
+    randn,
+    randperm,
+    uniform,
 )  # fmt: skip
 from .tensor import Tensor, from_numpy, tensor
 

@@ -1,4 +1,4 @@
-"""python -m pynn demo|info: see pynn/cli."""
+"""python -m pynn demo|info|bench: see pynn/cli."""
 
 import sys
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import OPS, Tensor, _core, backward, detect_anomaly, enable_grad, grad, hvp, jvp, no_grad, vjp
+from pynn import OPS, Tensor, _core, backward, detect_anomaly, enable_grad, grad, no_grad
 
 
 def leaf(value, dtype=np.float64):
@@ -59,56 +59,12 @@ def test_several_outputs_and_a_leaf_as_output():
     np.testing.assert_array_equal(x.grad.numpy(), [2 * 1 * 10 + 10, 2 * 2 * 20 + 20])
 
 
-def closed_forms():
-    """name, function, derivatives of order 0 to 3 at x."""
-    e, s, c, t = np.exp, np.sin, np.cos, np.tanh
-    return [
-        ("x**5", lambda x: x * x * x * x * x, [lambda x: x**5, lambda x: 5 * x**4, lambda x: 20 * x**3, lambda x: 60 * x**2]),
-        ("exp(sin)", lambda x: OPS.exp(OPS.sin(x)), [
-            lambda x: e(s(x)), lambda x: e(s(x)) * c(x), lambda x: e(s(x)) * (c(x) ** 2 - s(x)),
-            lambda x: e(s(x)) * c(x) * (c(x) ** 2 - 3 * s(x) - 1)]),
-        ("tanh", OPS.tanh, [
-            t, lambda x: 1 - t(x) ** 2, lambda x: -2 * t(x) * (1 - t(x) ** 2),
-            lambda x: (1 - t(x) ** 2) * (6 * t(x) ** 2 - 2)]),
-        ("1/x", lambda x: 1 / x, [lambda x: 1 / x, lambda x: -(x**-2), lambda x: 2 * x**-3, lambda x: -6 * x**-4]),
-        ("log", OPS.log, [np.log, lambda x: 1 / x, lambda x: -(x**-2), lambda x: 2 * x**-3]),
-        ("x**2.5", lambda x: x**2.5, [
-            lambda x: x**2.5, lambda x: 2.5 * x**1.5, lambda x: 3.75 * x**0.5, lambda x: 1.875 * x**-0.5]),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "fn", "exact"), closed_forms(), ids=[c[0] for c in closed_forms()])
-def test_third_order(name, fn, exact):
-    x = leaf(np.linspace(0.3, 1.7, 7))
-    y = fn(x)
-    for order, want in enumerate(exact):
-        np.testing.assert_allclose(y.detach().numpy(), want(x.detach().numpy()), rtol=1e-12, err_msg=f"order {order}")
-        if order < 3:
-            (y,) = grad(y.sum(), [x], create_graph=True)
-
-
-def test_gradient_of_a_gradient_norm():
-    """d/dx ½|∇f|² = H ∇f for f = Σ x³: H = 6x, ∇f = 3x²."""
-    x = leaf([1.0, -2.0, 0.5])
-    (g,) = grad((x * x * x).sum(), [x], create_graph=True)
-    (0.5 * (g * g).sum()).backward()
-    np.testing.assert_allclose(x.grad.numpy(), 18 * x.detach().numpy() ** 3, rtol=1e-14)
-
-
-def test_create_graph_backward_leaves_differentiable_gradients():
-    x = leaf(2.0)
-    (x * x * x).backward(create_graph=True)
-    g = x.grad
-    x.grad = None
-    assert g.requires_grad
-    g.backward()
-    assert (g.item(), x.grad.item()) == (12, 12)
-
-
 def test_unused_inputs():
     x, z = leaf(1.0), leaf(2.0)
     y = x * 2
-    with pytest.raises(RuntimeError, match=r"^grad: input 1 was not used to compute the outputs; pass allow_unused=True"):
+    with pytest.raises(
+        RuntimeError, match=r"^grad: input 1 was not used to compute the outputs; pass allow_unused=True"
+    ):
         grad(y, [x, z], retain_graph=True)
     gx, gz = grad(y, [x, z], allow_unused=True)
     assert gx.item() == 2
@@ -222,7 +178,11 @@ def test_hooks_must_return_gradients():
     x = leaf([1.0, 2.0])
     for hook, exception, text in (
         (lambda g: 1.0, TypeError, r"^hook: expected a Tensor or None as its result, got float$"),
-        (lambda g: g.sum(), ValueError, r"^hook: expected a gradient of shape \(2,\) and dtype float64, got \(\) and float64$"),
+        (
+            lambda g: g.sum(),
+            ValueError,
+            r"^hook: expected a gradient of shape \(2,\) and dtype float64, got \(\) and float64$",
+        ),
         (lambda g: g.float(), ValueError, r"and dtype float64, got \(2,\) and float32$"),
     ):
         for t in (x, x * 2):
@@ -304,7 +264,9 @@ def test_changed_saved_output():
     x = leaf([1.0, 2.0])
     y = OPS.exp(x)
     y.detach().zero_()
-    with pytest.raises(RuntimeError, match=r"'y' of shape \(2,\), saved for the derivative of 'exp', was changed in place"):
+    with pytest.raises(
+        RuntimeError, match=r"'y' of shape \(2,\), saved for the derivative of 'exp', was changed in place"
+    ):
         y.sum().backward()
 
 
@@ -325,7 +287,9 @@ def test_values_with_history_do_not_change():
             change()
     with pytest.raises(RuntimeError, match=r"cannot be assigned to in place.*pynn\.where.*pynn\.index_put"):
         y[0] = 1.0
-    with pytest.raises(RuntimeError, match=r"a leaf that requires grad can be changed in place only under pynn\.no_grad"):
+    with pytest.raises(
+        RuntimeError, match=r"a leaf that requires grad can be changed in place only under pynn\.no_grad"
+    ):
         x.zero_()
     z = y
     z += 1  # rebinds
@@ -336,7 +300,8 @@ def test_seeds():
     x = leaf([1.0, 2.0])
     y = x * 2
     with pytest.raises(
-        RuntimeError, match=r"^backward: the gradient of a non-scalar needs a seed: expected one of shape \(2,\), got none$"
+        RuntimeError,
+        match=r"^backward: the gradient of a non-scalar needs a seed: expected one of shape \(2,\), got none$",
     ):
         y.backward()
     with pytest.raises(ValueError, match=r"^backward: expected a gradient of shape \(2,\), got \(3,\)$"):
@@ -440,68 +405,6 @@ def test_detect_anomaly_names_the_op():
     with detect_anomaly(), pytest.raises(FloatingPointError, match=r"made Inf.*in the backward of 'sqrt'$"):
         y.backward()
     OPS.log(x)  # nothing is checked outside
-
-
-# ---- products with derivatives ----------------------------------------------------------------------------
-
-
-def model(x, w):
-    return OPS.tanh(x @ w).sum(dim=1)
-
-
-def test_vjp_jvp_hvp_against_differences():
-    """F-AD-5, F-AD-7."""
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((3, 4)), rng.standard_normal((4, 2))
-    u, dx, dw = rng.standard_normal(3), rng.standard_normal((3, 4)), rng.standard_normal((4, 2))
-    y, (gx, gw) = vjp(model, [Tensor(x), Tensor(w)], Tensor(u))
-    _, t = jvp(model, [Tensor(x), Tensor(w)], [Tensor(dx), Tensor(dw)])
-    h = 1e-5
-    numeric = (model(Tensor(x + h * dx), Tensor(w + h * dw)) - model(Tensor(x - h * dx), Tensor(w - h * dw))) / (2 * h)
-    np.testing.assert_allclose(t.numpy(), numeric.numpy(), rtol=1e-8)
-    np.testing.assert_allclose((gx.numpy() * dx).sum() + (gw.numpy() * dw).sum(), (u * t.numpy()).sum(), rtol=1e-12)
-    np.testing.assert_allclose(y.detach().numpy(), np.tanh(x @ w).sum(1), rtol=1e-12)
-
-    def loss(w):
-        return (model(Tensor(x), w) * Tensor(u)).sum()
-
-    _, hv = hvp(loss, Tensor(w), Tensor(dw))
-    up, down = (grad(loss(p), [p])[0].numpy() for p in (leaf(w + h * dw), leaf(w - h * dw)))
-    np.testing.assert_allclose(hv.numpy(), (up - down) / (2 * h), rtol=1e-7)
-
-
-def test_jacobian_row_by_row():
-    """F-AD-5, F-AD-6: rows from vjp, columns from jvp, and the matrix by hand."""
-    w = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    x = Tensor(np.array([0.1, -0.2, 0.3]))
-
-    def f(x):
-        return OPS.tanh(Tensor(w) @ x)
-
-    exact = (1 - np.tanh(w @ x.numpy()) ** 2)[:, None] * w
-    rows = np.stack([vjp(f, x, Tensor(e))[1].numpy() for e in np.eye(2)])
-    columns = np.stack([jvp(f, x, Tensor(e))[1].numpy() for e in np.eye(3)], axis=1)
-    np.testing.assert_allclose(rows, exact, rtol=1e-13)
-    np.testing.assert_allclose(columns, exact, rtol=1e-13)
-
-
-def test_products_where_nothing_flows():
-    x = Tensor(np.array([1.0, 2.0]))
-    assert vjp(lambda x: x * 0 + 1, x, Tensor(np.ones(2)))[1].numpy().tolist() == [0, 0]
-    assert jvp(lambda x: Tensor(np.ones(3)), x, Tensor(np.ones(2)))[1].numpy().tolist() == [0, 0, 0]
-    assert hvp(lambda x: (x * 3).sum(), x, Tensor(np.ones(2)))[1].numpy().tolist() == [0, 0]
-    with pytest.raises(ValueError, match=r"^jvp: argument 'v': expected a direction"):
-        jvp(lambda x: x, x)
-
-
-def test_products_check_their_directions():
-    x = Tensor(np.array([1.0, 2.0]))
-    with pytest.raises(ValueError, match=r"^jvp: argument 'v': expected shape \(2,\) as input 0 has, got \(3,\)$"):
-        jvp(lambda x: x * x, x, Tensor(np.ones(3)))
-    with pytest.raises(ValueError, match=r"^jvp: argument 'v': expected 1 directions, one for each input, got 2$"):
-        jvp(lambda x: x * x, x, [Tensor(np.ones(2)), Tensor(np.ones(2))])
-    with pytest.raises(ValueError, match=r"^hvp: argument 'v': expected 1 directions, one for each input, got 2$"):
-        hvp(lambda x: (x * x).sum(), x, [Tensor(np.ones(2)), Tensor(np.ones(2))])
 
 
 # ---- the graph as an object --------------------------------------------------------------------------------

@@ -333,31 +333,23 @@ def test_large_steps_have_the_same_bits_for_any_threads_and_chunks():
         return values(params).tobytes(), norms
 
     makers = [lambda p: SGD(p, 0.1, momentum=0.9, weight_decay=0.1), lambda p: AdamW(p, 0.1, amsgrad=True), Adam]
-    was = _core.isa()
-    try:
-        for level in _core.isa_levels():
-            _core.use_isa(level)
-            for make in makers:
-                with threads(1):
-                    want = train(make)
-                with threads(1, 7):
-                    assert train(make) == want
-                for n in (2, 4):
-                    assert with_workers(n, lambda make=make: train(make)) == want
-    finally:
-        _core.use_isa(was)
+    for level in _core.isa_levels():
+        _core.use_isa(level)
+        for make in makers:
+            with threads(1):
+                want = train(make)
+            with threads(1, 7):
+                assert train(make) == want
+            for n in (2, 4):
+                assert with_workers(n, lambda make=make: train(make)) == want
 
 
 def test_sgd_and_adam_at_every_isa_level():
-    was = _core.isa()
-    try:
-        for level in _core.isa_levels():
-            _core.use_isa(level)
-            assert follow(SGD, sgd_reference, SGD_OPTIONS[-2], "float64") < 1e-13
-            assert follow(Adam, adam_reference, ADAM_OPTIONS[5], "float64") < 1e-12
-            assert follow(Adam, adam_reference, ADAM_OPTIONS[5], "float32") < 2e-5
-    finally:
-        _core.use_isa(was)
+    for level in _core.isa_levels():
+        _core.use_isa(level)
+        assert follow(SGD, sgd_reference, SGD_OPTIONS[-2], "float64") < 1e-13
+        assert follow(Adam, adam_reference, ADAM_OPTIONS[5], "float64") < 1e-12
+        assert follow(Adam, adam_reference, ADAM_OPTIONS[5], "float32") < 2e-5
 
 
 # ---- the learning rate ---------------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import math
 import pickle
 
 import numpy as np
-import pynn
 import pytest
+
+import pynn
 from pynn import nn
 from pynn.nn.module import structure_version
 
@@ -39,9 +40,9 @@ def test_names_are_torchs():
     assert list(net.state_dict()) == ["scale", "mean", "first.weight", "first.bias", "last.weight"]
     assert net.first.bias is net.get_parameter("first.bias")
     assert net.get_submodule("first") is net.first
-    with pytest.raises(AttributeError, match="no submodule 'first.x'"):
+    with pytest.raises(AttributeError, match=r"no submodule 'first\.x'"):
         net.get_submodule("first.x")
-    with pytest.raises(AttributeError, match="no parameter 'last.bias'"):
+    with pytest.raises(AttributeError, match=r"no parameter 'last\.bias'"):
         net.get_parameter("last.bias")
 
 
@@ -208,7 +209,7 @@ def test_dropout_follows_the_seed():
     assert not np.array_equal(a, b)
     assert abs((a == 0).mean() - 0.25) < 0.05
     assert np.allclose(a[a != 0], 1 / 0.75)
-    with pytest.raises(ValueError, match="Dropout: argument 'p': expected 0 <= p <= 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"Dropout: argument 'p': expected 0 <= p <= 1, got 1\.5"):
         nn.Dropout(1.5)
 
 
@@ -259,7 +260,7 @@ def test_state_goes_round():
     assert b.first.weight.numpy().ctypes.data == memory
     assert values(b.scale).item() == 7.0
     assert np.array_equal(values(b.first.weight), values(a.first.weight))
-    assert list(a.state_dict(prefix="net."))[0] == "net.scale"
+    assert next(iter(a.state_dict(prefix="net."))) == "net.scale"
 
 
 def test_state_is_converted():
@@ -382,7 +383,7 @@ def test_sequential():
     del m[0]
     assert [n for n, _ in m.named_children()] == ["0", "1"]
     m.insert(0, b)
-    assert list(m)[0] is b
+    assert next(iter(m)) is b
     named = nn.Sequential({"fc": a, "act": b})
     assert named.fc is a
     assert list(named.state_dict()) == ["fc.weight", "fc.bias"]
@@ -556,7 +557,9 @@ def test_repr_is_torchs():
         "  )\n"
         ")"
     )
-    assert repr(nn.ModuleList([nn.Tanh(), nn.Tanh(), nn.ReLU()])) == "ModuleList(\n  (0-1): 2 x Tanh()\n  (2): ReLU()\n)"
+    assert (
+        repr(nn.ModuleList([nn.Tanh(), nn.Tanh(), nn.ReLU()])) == "ModuleList(\n  (0-1): 2 x Tanh()\n  (2): ReLU()\n)"
+    )
     assert repr(nn.Module()) == "Module()"
     assert repr(nn.Softmax(dim=1)) == "Softmax(dim=1)"
     assert repr(nn.GELU()) == "GELU(approximate='none')"

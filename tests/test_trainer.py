@@ -3,10 +3,12 @@
 import copy
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
-import pynn
 import pytest
+
+import pynn
 from pynn import nn
 from pynn.data import DataLoader, TensorDataset
 from pynn.train import History, Trainer, load_state, save_state
@@ -139,7 +141,7 @@ def test_unshuffled_is_in_order():
     assert model.rows == [[0, 1], [2, 3], [4]]
     model.rows.clear()
     t.fit(x, x, epochs=2, batch_size=2, progress=False)
-    first, second = sum(model.rows[:3], []), sum(model.rows[3:], [])
+    first, second = list(chain(*model.rows[:3])), list(chain(*model.rows[3:]))
     assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4]
 
 
@@ -175,7 +177,9 @@ def test_binary_classification():
     assert t.fit(x, target, epochs=10, progress=False)["accuracy"][-1] > 0.9
     whole = t.evaluate(x, target.astype(int))
     assert whole == t.evaluate(x, target)
-    assert Trainer(nn.Sequential(model, nn.Sigmoid()), nn.BCELoss()).evaluate(x, target) == pytest.approx(whole, rel=1e-4)
+    assert Trainer(nn.Sequential(model, nn.Sigmoid()), nn.BCELoss()).evaluate(x, target) == pytest.approx(
+        whole, rel=1e-4
+    )
 
 
 def test_own_loss_function():
@@ -311,7 +315,7 @@ def test_other_bad_arguments():
         t.predict([[np.nan] * 4])
     with pytest.raises(ValueError, match="'batch_size': expected an integer >= 1, got 0"):
         t.fit(X, Y, batch_size=0)
-    with pytest.raises(ValueError, match="'epochs': expected an integer >= 0, got 1.5"):
+    with pytest.raises(ValueError, match=r"'epochs': expected an integer >= 0, got 1\.5"):
         t.fit(X, Y, epochs=1.5)
     with pytest.raises(TypeError, match=r"'validation_data': expected \(X, y\), got ndarray"):
         t.fit(X, Y, validation_data=X)
@@ -371,9 +375,9 @@ def test_loader_shuffles_by_its_generator():
         loader = DataLoader((a, -a), batch_size=7, shuffle=True, generator=pynn.Generator(seed))
         rows = [(x.tolist(), y.tolist()) for x, y in loader]
         assert all(p == [-v for v in q] for p, q in rows)
-        orders.append(sum((p for p, _ in rows), []))
+        orders.append(list(chain(*(p for p, _ in rows))))
         assert sorted(orders[-1]) == a.tolist()
-        assert sum((x.tolist() for x, _ in loader), []) != orders[-1]  # the next epoch has another order
+        assert list(chain(*(x.tolist() for x, _ in loader))) != orders[-1]  # the next epoch has another order
     assert orders[0] == orders[1] != orders[2]
 
 
@@ -409,6 +413,9 @@ def test_history_plot(tmp_path):
     ax = Figure().subplots()
     assert h.plot(ax) is ax.figure
     assert ax.lines[0].get_ydata().tolist() == h["loss"]
+    assert ax.get_yscale() == "linear"
+    h.add(loss=0.01, accuracy=1.0, val_loss=0.02, val_accuracy=1.0, seconds=0.1)
+    assert [a.get_yscale() for a in h.plot(tmp_path / "curves.svg").axes] == ["log", "linear"]
 
 
 def test_plot_without_matplotlib_names_the_extra(monkeypatch):

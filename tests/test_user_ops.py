@@ -192,7 +192,9 @@ def test_assert_same_bits():
     a = np.array([[1.0, 2.0], [3.0, np.nan]])
     testing.assert_same_bits([a, None], (Tensor(a), None))
     testing.assert_same_bits(a.T, a.T.copy())
-    with pytest.raises(AssertionError, match=r"y: 1 of 4 differ, first at \(1, 0\): .*3\.0.* against .*3\.0000000000000004"):
+    with pytest.raises(
+        AssertionError, match=r"y: 1 of 4 differ, first at \(1, 0\): .*3\.0.* against .*3\.0000000000000004"
+    ):
         b = a.copy()
         b[1, 0] = np.nextafter(3.0, 4.0)
         testing.assert_same_bits(a, b, "y")
@@ -223,7 +225,9 @@ def test_samples_cover_what_they_promise():
     def kernel(outs, ins, axis):
         outs[0][...] = 0
 
-    op = Op("drawn", "x[N,3H] i[N]:i<C b[H]? m[N]:b", "y[N,C]", kernel=kernel, params={"C": int, "axis": 0}, register=False)
+    op = Op(
+        "drawn", "x[N,3H] i[N]:i<C b[H]? m[N]:b", "y[N,C]", kernel=kernel, params={"C": int, "axis": 0}, register=False
+    )
     found = testing.samples(op, np.random.default_rng(0))
     assert found[0].params == {"C": found[0].params["C"]}
     shapes = [s.args[0].shape for s in found]

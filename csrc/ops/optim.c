@@ -43,9 +43,9 @@ static int64_t room(const list *l, int64_t r) {
 
 /* The rows behind n_fixed single tensors; the lead-th of a row tells its size. */
 static list list_of(const pn_call *c, int n_fixed, int width, int lead, int n_scratch, int64_t unit) {
-    list l = {.rows = c->arg + n_fixed, .width = width, .lead = lead, .unit = unit};
-    l.n_rows = (c->n_arg - n_fixed - n_scratch) / width;
-    l.skip = pn_ceil_div(l.n_rows, MARKS);
+    int64_t n_rows = (c->n_arg - n_fixed - n_scratch) / width;
+    list l = {.rows = &c->arg[n_fixed], .n_rows = n_rows, .width = width, .lead = lead, .unit = unit};
+    l.skip = pn_ceil_div(n_rows, MARKS);
     for (int64_t r = 0; r < l.n_rows; r++) {
         if (r % l.skip == 0) l.mark[r / l.skip] = l.total;
         l.total += room(&l, r);
@@ -168,7 +168,7 @@ enum { ADAM_G, ADAM_P, ADAM_M, ADAM_V, ADAM_X, ADAM_T, ADAM_WIDTH };
 
 typedef struct adam {
     double beta1, beta2, lr;
-    double t, bias1, bias2; /* 1 - beta^t at the first row's step, which is most rows' */
+    double t, bias1, bias2; /* the first row's count, which is most rows', and 1 - beta^(t + 1) */
     V sign, decay, keep, beta1_v, new1, beta2_v, new2, eps; /* keep = 1 - lr wd, new = 1 - beta */
     int l2, lerp_from_g;
 } adam;
@@ -192,9 +192,9 @@ PN_INLINE V adam_vec(const adam *s, V g, V p, V *m, V *v, V *x, V size, V unbias
         const T *gp = row[ADAM_G].data;                                                            \
         T *pp = row[ADAM_P].data, *mp = row[ADAM_M].data, *vp = row[ADAM_V].data;                  \
         T *xp = use_x ? row[ADAM_X].data : vp;                                                     \
-        double t = number(&row[ADAM_T]) + 1;                                                       \
-        double bias1 = t == s->t ? s->bias1 : 1 - pow(s->beta1, t);                                \
-        double bias2 = t == s->t ? s->bias2 : 1 - pow(s->beta2, t);                                \
+        double t = number(&row[ADAM_T]);                                                           \
+        double bias1 = t == s->t ? s->bias1 : 1 - pow(s->beta1, t + 1);                            \
+        double bias2 = t == s->t ? s->bias2 : 1 - pow(s->beta2, t + 1);                            \
         V size = pn_set1((T)(s->lr / bias1)), unbias = pn_set1((T)(1 / sqrt(bias2))), m, v, x;     \
         (void)base;                                                                                \
         for (; i + PN_VL <= hi; i += PN_VL) {                                                      \
@@ -220,10 +220,10 @@ PN_FN(adam_step) {
     double beta1 = PAR(adam_step, beta1).f, beta2 = PAR(adam_step, beta2).f;
     int64_t decoupled = PAR(adam_step, decoupled).i;
     list l = list_of(c, 1, ADAM_WIDTH, ADAM_P, 0, UNIT);
-    double t = l.n_rows ? number(&l.rows[ADAM_T]) + 1 : 1;
+    double t = number(&l.rows[ADAM_T]);
     adam s = {
         .beta1 = beta1, .beta2 = beta2, .lr = lr,
-        .t = t, .bias1 = 1 - pow(beta1, t), .bias2 = 1 - pow(beta2, t),
+        .t = t, .bias1 = 1 - pow(beta1, t + 1), .bias2 = 1 - pow(beta2, t + 1),
         .sign = pn_set1(PAR(adam_step, maximize).i ? -1 : 1),
         .decay = pn_set1((T)decay),
         .keep = pn_set1((T)(decoupled ? 1 - lr * decay : 1)),

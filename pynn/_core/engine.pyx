@@ -1,7 +1,7 @@
 # cython: language_level=3
 """The engine: storage, tensors, the call of a kernel, and the backward walk. The only Cython.
 
-Arrows go one way: storage → tensor → op (apply, effect) → autograd. Kernels know none of it: they
+Arrows go one way: storage → tensor → op (apply, effect) → graph → autograd. Kernels know none of it: they
 see the pn_call of csrc/pn.h.
 """
 cimport cython
@@ -93,5 +93,6 @@ include "tensor.pxi"
 include "views.pxi"
 include "op.pxi"
 include "apply.pxi"
+include "graph.pxi"
 include "autograd.pxi"
 include "runtime.pxi"

@@ -1,14 +1,16 @@
-"""The command line: python -m pynn COMMAND. Each command is a module here with add_arguments() and run()."""
+"""The command line: python -m pynn COMMAND. Each command is a module here, with main(argv) → exit status."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import sys
 from collections.abc import Sequence
 
 __all__ = ["main"]
 
 COMMANDS = {
+    "bench": "every op against the machine's limits",
     "demo": "train a network on real handwritten digits, and draw what came out",
     "info": "what pynn found on this machine: versions, ISA level, threads and why, BLAS, memory",
 }
@@ -16,10 +18,14 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m pynn", description="pynn: neural networks on CPUs")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    modules = {name: importlib.import_module("." + name, __name__) for name in COMMANDS}
-    for name, text in COMMANDS.items():
-        modules[name].add_arguments(commands.add_parser(name, help=text, description=text))
-    args = parser.parse_args(argv)
-    return modules[args.command].run(args)
+    argv = sys.argv[1:] if argv is None else list(argv)
+    listed = "\n".join(f"  {name:8}{text}" for name, text in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m pynn",
+        usage="python -m pynn COMMAND [-h] …",
+        description=f"commands:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, help=argparse.SUPPRESS)
+    command = parser.parse_args(argv[:1]).command
+    return importlib.import_module("." + command, __name__).main(argv[1:])

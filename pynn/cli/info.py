@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 
 from ..config import config, show_config
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
-
-
-def run(args: argparse.Namespace) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Prints what pynn found and uses."""
-    if args.json:
+    parser = argparse.ArgumentParser(prog="python -m pynn info", description="what pynn found on this machine")
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+    if parser.parse_args(argv).json:
         print(json.dumps(config(), indent=2))
     else:
         show_config()

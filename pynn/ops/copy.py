@@ -31,7 +31,10 @@ cast = Op(
     doc="y = x as another dtype. A float out of an integer's range becomes the nearest that fits, NaN becomes 0.",
 )  # fmt: skip
 
-copy_ = Effect("copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd", doc="y = x, in place, converted to y's dtype.")
+copy_ = Effect(
+    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd", reference=lambda x, y: np.broadcast_to(x, y.shape).astype(y.dtype),
+    doc="y = x, in place, converted to y's dtype.",
+)  # fmt: skip
 
 zeros = Op(
     "zeros", "like[...]:A", "y[...]:A", kernel="zeros_fwd", like=True,

@@ -65,6 +65,7 @@ _KEYS = [np.array([7, 3]), np.array([-(2**63) + 5, -2])]
 
 rng_take = Effect(
     "rng_take", "", "state[2]:i", "key[2]:i", kernel="rng_take_step",
+    reference=lambda state: (state, state + np.array([0, 1])),
     doc="key = state = (seed, counter), and counter += 1: a key that was never given before.",
 )  # fmt: skip
 

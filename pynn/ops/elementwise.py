@@ -140,5 +140,6 @@ round_ = _unary("round", _flat, np.round, saves="", kinks=tuple(k + 0.5 for k in
                 doc="y = a rounded to the nearest integer, ties to even")  # fmt: skip
 
 accumulate_ = Effect(
-    "accumulate_", "x[...]", "y[...]", kernel="accumulate_step", doc="y += x, in place: a leaf's gradient"
-)
+    "accumulate_", "x[...]", "y[...]", kernel="accumulate_step", reference=lambda x, y: y + x,
+    doc="y += x, in place: a leaf's gradient",
+)  # fmt: skip
