@@ -14,7 +14,7 @@
 #define ROW_BLOCK 1024
 #define ROW_WORK 8192 /* elements a chunk */
 
-/* Sums `term`, an expression of the index i and of LOAD(p, fill), over a row; a lane beyond the end sees fill. */
+/* Sums `term`, an expression of LOAD(p, fill), over a row; a lane beyond the end sees fill. */
 #define LOAD(p, fill) pn_load_part((p) + i, m, (T)(fill))
 #define PN_ROW_SUM(sum, n, term)                                      \
     for (int64_t lo = 0; lo < (n); lo += ROW_BLOCK) {                 \
