@@ -34,6 +34,7 @@ cdef class OpBase:
     cdef readonly int n_fixed       # of a list effect: inputs that are single tensors; the others are columns
     cdef int[MAX_ARG] list_order    # of a list effect: the inputs, the single ones first
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
+    cdef int beside_ell             # the most dimensions that stand beside "..." in one argument
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
     cdef readonly bytes par_kinds
@@ -75,6 +76,8 @@ cdef class OpBase:
             self.spec[k].kind = ord(kind)
             self.spec[k].optional = optional
             self.spec[k].bound = bound
+            if ell >= 0:
+                self.beside_ell = max(self.beside_ell, len(dims))
 
     def _order_columns(self):
         cdef int k, n = 0
@@ -242,6 +245,9 @@ cdef inline int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *
     cdef int k = bind_dims(op, arr, op.n_in, params, dims)
     if k < op.n_in:
         shape_error(op, k, arr, params, dims)
+    if dims.ell.ndim + op.beside_ell > PN_MAXDIM:
+        raise ValueError(f"{op.name}: expected at most {PN_MAXDIM} dimensions, got {dims.ell.ndim + op.beside_ell} "
+                         f"for ...={shape_tuple(&dims.ell)}")
     return 0
 
 
