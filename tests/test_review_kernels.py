@@ -18,3 +18,21 @@ from pynn import OPS, no_grad, tensor
 def test_nine_dimensions_are_an_error(call):
     with pytest.raises(ValueError, match="expected at most 8 dimensions, got 9"):
         call()
+
+
+@pytest.mark.parametrize("n", [8, 100_001])
+def test_copy_between_overlapping_views(n):
+    want = np.arange(n, dtype=np.float32)
+    x = tensor(want)
+    for to, source in ((np.s_[:], np.s_[::-1]), (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])):
+        x[to].copy_(x[source])
+        want[to] = want[source].copy()
+        assert np.array_equal(x.numpy(), want)
+    x.copy_(x)
+    assert np.array_equal(x.numpy(), want)
+
+
+def test_what_shares_memory_with_itself_is_not_written():
+    x = OPS.expand(tensor(np.zeros((1, 2))), shape=(3, 2))
+    with no_grad(), pytest.raises(ValueError, match="copy_: argument 'y' is written, and elements of its dimension 0"):
+        x.copy_(tensor(np.ones((3, 2))))
