@@ -36,3 +36,10 @@ def test_what_shares_memory_with_itself_is_not_written():
     x = OPS.expand(tensor(np.zeros((1, 2))), shape=(3, 2))
     with no_grad(), pytest.raises(ValueError, match="copy_: argument 'y' is written, and elements of its dimension 0"):
         x.copy_(tensor(np.ones((3, 2))))
+
+
+def test_the_smallest_integer():
+    least = np.iinfo(np.int64).min
+    x = tensor(np.array([0, least, 5, least]))
+    assert pynn.argmin(x).item() == 1 and pynn.argmax(x).item() == 2
+    assert pynn.abs(x).numpy().tolist() == [0, least, 5, least]  # as NumPy's

@@ -165,7 +165,8 @@ def argmax(x, dim=None, keepdim=False):
 
 def argmin(x, dim=None, keepdim=False):
     """The first place of the smallest element along dim, or among all in row-major order; int64."""
-    return _reduce(argmax_to, OPS.neg(x if x.dtype.kind == "f" else x.astype(np.int64)), dim, keepdim)
+    # for integers −1 − x, which never wraps around, as −x does at the smallest
+    return _reduce(argmax_to, OPS.neg(x) if x.dtype.kind == "f" else OPS.sub(-1, x.astype(np.int64)), dim, keepdim)
 
 
 Extreme = namedtuple("Extreme", "values indices")
