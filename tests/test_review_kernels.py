@@ -43,3 +43,29 @@ def test_the_smallest_integer():
     x = tensor(np.array([0, least, 5, least]))
     assert pynn.argmin(x).item() == 1 and pynn.argmax(x).item() == 2
     assert pynn.abs(x).numpy().tolist() == [0, least, 5, least]  # as NumPy's
+
+
+def grads(f, *arrays):
+    xs = [tensor(np.asarray(a)) for a in arrays]
+    for x in xs:
+        x.requires_grad = True
+    f(*xs).sum().backward()
+    return [x.grad.numpy() for x in xs]
+
+
+def test_quotients_whose_square_overflows():
+    for dtype in (np.float32, np.float64):
+        big = np.array([1e25, 1e-25, 2], dtype) ** (1 if dtype == np.float32 else 8)
+        da, db = grads(lambda a, b: a / b, big, big)
+        assert np.allclose(db * big, -1, rtol=1e-6) and np.allclose(da * big, 1, rtol=1e-6)
+
+
+def test_pow_to_zero():
+    (da,) = grads(lambda a: a**0.0, [0.0, 2.0, -1.0])
+    assert da.tolist() == [0, 0, 0]
+    # the mixed second derivative at b = 0 is 1/a
+    a, b = tensor(np.array([2.0, 4.0])), tensor(np.zeros(2))
+    a.requires_grad = b.requires_grad = True
+    (da,) = pynn.grad(OPS.pow(a, b).sum(), [a], create_graph=True)
+    (dab,) = pynn.grad(da.sum(), [b])
+    assert np.allclose(dab.numpy(), [0.5, 0.25])
