@@ -69,3 +69,16 @@ def test_pow_to_zero():
     (da,) = pynn.grad(OPS.pow(a, b).sum(), [a], create_graph=True)
     (dab,) = pynn.grad(da.sum(), [b])
     assert np.allclose(dab.numpy(), [0.5, 0.25])
+
+
+def test_roots_of_zero_have_no_slope():
+    for f in (pynn.norm, lambda x: pynn.norm(x, 3), pynn.std):
+        assert grads(f, np.zeros(4))[0].tolist() == [0, 0, 0, 0]
+    assert np.allclose(grads(pynn.norm, [3.0, -4.0])[0], [0.6, -0.8])
+
+
+def test_norms_of_other_orders():
+    x = tensor(np.array([3.0, 0, -5, 2]))
+    assert pynn.norm(x, float("-inf")).item() == 0 and pynn.norm(x, float("inf")).item() == 5
+    assert pynn.norm(x, 0).item() == 3
+    assert np.isclose(pynn.norm(x[2:], -1).item(), 1 / (1 / 5 + 1 / 2))
