@@ -82,3 +82,11 @@ def test_norms_of_other_orders():
     assert pynn.norm(x, float("-inf")).item() == 0 and pynn.norm(x, float("inf")).item() == 5
     assert pynn.norm(x, 0).item() == 3
     assert np.isclose(pynn.norm(x[2:], -1).item(), 1 / (1 / 5 + 1 / 2))
+
+
+def test_prod_of_integers_and_of_no_dimension():
+    y = pynn.prod(tensor(np.array([200, 2], np.uint8)))
+    assert y.item() == 400 and y.dtype == np.int64
+    assert pynn.prod(tensor(np.array([True, False]))).dtype == np.int64
+    with pytest.raises(IndexError, match="prod: argument 'dim'"):
+        pynn.prod(tensor(np.ones((2, 3))), 2)

@@ -196,9 +196,12 @@ def min_(x, dim=None, keepdim=False):
 
 
 def prod(x, dim=None, keepdim=False):
-    """The product over dim, by pairs: differentiable where factors are 0."""
+    """The product over dim, by pairs: differentiable where factors are 0; integers and bools multiply as int64."""
+    x = x if x.dtype.kind == "f" else x.astype(np.int64)
     if dim is None:
         x, dim = OPS.reshape(x, shape=(-1,)), 0
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"prod: argument 'dim': expected a dimension of shape {x.shape}, got {dim}")
     dim %= x.ndim
     while x.shape[dim] > 1:
         n = x.shape[dim]
