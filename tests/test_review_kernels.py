@@ -90,3 +90,11 @@ def test_prod_of_integers_and_of_no_dimension():
     assert pynn.prod(tensor(np.array([True, False]))).dtype == np.int64
     with pytest.raises(IndexError, match="prod: argument 'dim'"):
         pynn.prod(tensor(np.ones((2, 3))), 2)
+
+
+def test_amax_of_columns_keeps_the_bits_of_its_position():
+    rng = np.random.default_rng(0)
+    x = rng.choice([-0.0, 0.0, -1.0], (40, 37))
+    whole = OPS.amax(tensor(x), shape=(1, 37)).numpy()
+    for n in range(4, 37):
+        assert OPS.amax(tensor(x)[:, :n], shape=(1, n)).numpy().tobytes() == whole[:, :n].tobytes()
