@@ -35,7 +35,7 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     cdef pn_array[MAX_ARG + 1] arr
     cdef Dims dims
-    cdef list outs, held = None, memory = []
+    cdef list outs, held = None, apart = None, memory = []
     cdef TensorBase x
     cdef int k
     cdef int64_t total = 0
@@ -56,6 +56,7 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             broadcast_input(&op.spec[k], &dims, &arr[k])
     if op.n_write:
         check_written(op, xs, arr)
+        apart = separate(op, xs, arr)
     outs = make_outs(op, xs, arr, params, dtype, &dims)
     for k in range(op.n_out):
         x = <TensorBase>outs[k]
@@ -84,7 +85,34 @@ cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
         if not same_shape(&x.a, &arr[k]):
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and cannot be broadcast from "
                              f"{x.shape} to {shape_tuple(&arr[k])}")
+        check_distinct(op, k, x)
     return 0
+
+
+cdef list separate(OpBase op, tuple xs, pn_array *arr):
+    """Copies, held by the list, of what an effect reads from the memory that it writes, other than place by place."""
+    cdef list held = []
+    cdef TensorBase t
+    cdef int k, w
+    for w in range(op.n_in - op.n_write, op.n_in):
+        for k in range(op.n_in - op.n_write):
+            if (xs[k] is not None and (<TensorBase>xs[k]).storage is (<TensorBase>xs[w]).storage
+                    and not same_places(&arr[k], &arr[w])):
+                t = dense_copy(&arr[k])
+                arr[k] = t.a
+                held.append(t)
+    return held
+
+
+cdef bint same_places(const pn_array *a, const pn_array *b) noexcept:
+    """Whether equal indices mean the same memory; the shapes are equal."""
+    cdef int d
+    if a.data != b.data or a.dtype != b.dtype:
+        return False
+    for d in range(a.ndim):
+        if a.shape[d] != 1 and a.strides[d] != b.strides[d]:
+            return False
+    return True
 
 
 cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int dtype, Dims *dims):

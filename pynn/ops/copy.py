@@ -104,13 +104,24 @@ def _slice_back(n, g):
     return OPS.slice(g, begin=tuple(begin), shape=n.ins[0].shape, step=tuple(step)), None
 
 
+def _unslice_shape(shapes, shape):
+    if not len(shapes[0]) == shapes[1][1] == len(shape):
+        raise ValueError(f"unslice: argument 'place': expected a column for each dimension of x {shapes[0]} and of shape "
+                         f"{shape}, got {shapes[1]}")  # fmt: skip
+    return [shape]
+
+
 unslice = Op(
     "unslice", "x[...]:A place[2,D]:i", "y[...]:A", kernel="unslice_fwd", params={"shape": tuple}, saves="place",
-    shape=lambda shapes, shape: [shape],
+    shape=_unslice_shape, valid={"place": "steps within shape"},
     vjp=_slice_back,
     samples=lambda rng: [((rng.standard_normal((2, 3)), np.array([[1, 5], [2, -2]])), {"shape": (5, 6)}),
                          ((rng.standard_normal((40, 30)), np.array([[3, 61], [1, -2]])), {"shape": (50, 62)}),
                          ((rng.standard_normal((0, 3)), np.array([[0, 0], [1, 1]])), {"shape": (2, 3)})],
+    errors=[((np.ones(2), np.array([[4], [1]])), {"shape": (5,)}, IndexError,
+             r"unslice: argument 'place': expected steps within shape, got 1 at place\[1, 0\]"),
+            ((np.ones(2), np.array([[-1], [1]])), {"shape": (5,)}, IndexError, r"got -1 at place\[0, 0\]"),
+            ((np.ones(2), np.array([[1], [1]])), {"shape": (5, 5)}, ValueError, r"'place': expected a column")],
     reference=_unslice_reference,
     doc="y = 0 but for y[begin + i·step] = x[i], place = (begin, step): the adjoint of slice.",
 )  # fmt: skip

@@ -98,7 +98,7 @@ logical_not = _logic("logical_not", _UNARY, np.logical_not, "y = not a")
 div = Op(
     "div", _BINARY, "y[...]", kernel="div_fwd", saves="a b", like=True, domain={"b": (0.3, 3)},
     vjp=lambda n, g: (g / n.ins[1] if n.need(0) else None,
-                      -g * n.ins[0] / (n.ins[1] * n.ins[1]) if n.need(1) else None),
+                      -g * (n.ins[0] / n.ins[1]) / n.ins[1] if n.need(1) else None),  # b² could overflow
     reference=np.true_divide, doc="y = a / b",
 )  # fmt: skip
 sqrt = _unary("sqrt", lambda n, g: g * 0.5 / n.outs[0], np.sqrt, saves="y", domain={"a": (0.2, 4)}, doc="y = √a")
@@ -125,8 +125,8 @@ erf = _unary(
 def _pow_back(n, g):
     a, b = n.ins
     da = db = None
-    if n.need(0):
-        da = g * b * OPS.pow(a, b - 1.0)
+    if n.need(0):  # at a = b = 0 it is 0, not 0·inf
+        da = g * b * OPS.pow(a, OPS.where(OPS.logical_and(a == 0.0, b == 0.0), 1.0, b) - 1.0)
     if n.need(1):  # at a = 0 the limit of y·ln a is 0 for b > 0
         db = g * OPS.where(a == 0.0, 0.0, n.outs[0] * OPS.log(OPS.where(a == 0.0, 1.0, a)))
     return da, db
