@@ -16,7 +16,7 @@ from pynn import OPS, no_grad, tensor
     ],
 )
 def test_nine_dimensions_are_an_error(call):
-    with pytest.raises(ValueError, match="expected at most 8 dimensions, got 9"):
+    with pytest.raises(ValueError, match="expected at most 8 dimensions"):
         call()
 
 
@@ -34,7 +34,7 @@ def test_copy_between_overlapping_views(n):
 
 def test_what_shares_memory_with_itself_is_not_written():
     x = OPS.expand(tensor(np.zeros((1, 2))), shape=(3, 2))
-    with no_grad(), pytest.raises(ValueError, match="copy_: argument 'y' is written, and elements of its dimension 0"):
+    with no_grad(), pytest.raises(ValueError, match="copy_: argument 'y' is written, and dimension 0 of its shape"):
         x.copy_(tensor(np.ones((3, 2))))
 
 

@@ -29,7 +29,20 @@ cdef object apply(OpBase op, tuple args, dict params):
     if op.kernel_id < 0 and op.py_kernel is None:
         return op.formula(*args, **params)
     cdef tuple xs = convert(op, args, &dtype)
+    if op.n_write:
+        check_same(op, args, xs)
     return execute(op, xs, params, dtype)
+
+
+cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
+    """What is written must be the caller's own tensor, not what it was converted to."""
+    cdef int k
+    for k in range(op.n_in - op.n_write, op.n_in):
+        if k >= len(args) or xs[k] is not args[k]:
+            raise TypeError(f"{op.name}: argument '{op.in_names[k]}' is written: expected a Tensor of dtype "
+                            f"{_dtypes[(<TensorBase>xs[k]).a.dtype] if xs[k] is not None else 'its own'}, got "
+                            f"{args[k].dtype if k < len(args) and isinstance(args[k], TensorBase) else 'no Tensor'}")
+    return 0
 
 
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):

@@ -196,6 +196,8 @@ cdef list collect(list ys, int64_t first):
         seen.add(n)
         order.append(n)
         if n.inputs is None:
+            if n.seq == first:
+                continue
             freed_error(n)
         for t in n.inputs:
             if t is not None and (<TensorBase>t).node is not None and (<TensorBase>t).node not in seen:
@@ -223,6 +225,8 @@ cdef class Wanted:
         self.nodes = {n for n, _ in self.outputs}
         self.leading = set()
         for n in reversed(order):
+            if n.inputs is None:
+                continue  # the oldest of the wanted, whose own history is gone and not needed
             for t in n.inputs:
                 if t is not None and self.asks(<TensorBase>t):
                     self.leading.add(n)

@@ -179,6 +179,7 @@ cdef class TensorBase:
     cdef Node node        # what computed it; None for a leaf
     cdef int out_idx      # which output of node it is
     cdef bint leaf_grad   # a leaf that asks for its gradient
+    cdef bint retains     # a computed tensor that keeps its gradient
     cdef readonly object _grad
     cdef readonly object _hooks
     cdef object __weakref__
@@ -501,6 +502,9 @@ def output_index(TensorBase x not None):
 
 def retain_grad(TensorBase x not None):
     """Lets walks leave x's gradient in x.grad, as long as x lives."""
+    if x.retains:
+        return
+    x.retains = True
     ref = weakref.ref(x)
 
     def keep(g):
