@@ -35,7 +35,7 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     cdef pn_array[MAX_ARG + 1] arr
     cdef Dims dims
-    cdef list outs, held = None
+    cdef list outs, held = None, aside = None
     cdef TensorBase x
     cdef int k
     cdef int64_t total = 0
@@ -51,14 +51,14 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
         if arr[k].dtype != PN_NONE:
             broadcast_input(&op.spec[k], &dims, &arr[k])
     if op.n_write:
-        check_written(op, xs, arr)
+        aside = check_written(op, xs, arr)
     outs = make_outs(op, xs, arr, params, dtype, &dims)
     for k in range(op.n_out):
         x = <TensorBase>outs[k]
         arr[op.n_in + k] = x.a
         total += size_of(&x.a)
     if op.rows:
-        held = conform(op, arr, op.n_in)
+        held = conform(op, arr, op.n_in - op.n_write)
     if total > 0 or op.n_out == 0:
         launch(op, arr, op.n_in + op.n_out, params, dtype, &dims, total)
     if op.n_write:
@@ -71,16 +71,37 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     return outs[0] if op.n_out == 1 else tuple(outs)
 
 
-cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
-    cdef TensorBase x
-    cdef int k
+cdef bint same_places(const pn_array *a, const pn_array *b) noexcept nogil:
+    """Whether each element of a lies where that of b does."""
+    cdef int d
+    if a.data != b.data or a.dtype != b.dtype or not same_shape(a, b):
+        return False
+    for d in range(a.ndim):
+        if a.shape[d] > 1 and a.strides[d] != b.strides[d]:
+            return False
+    return True
+
+
+cdef list check_written(OpBase op, tuple xs, pn_array *arr):
+    """Checks what an effect writes; copies, held by the list, what it reads of the same memory at other places."""
+    cdef TensorBase x, copy
+    cdef int j, k
+    cdef list held = []
     for k in range(op.n_in - op.n_write, op.n_in):
         x = xs[k]
         check_writable(x, op.name)
+        if op.rows and not is_dense(&x.a):
+            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and must be row-major, "
+                             f"got strides {x.strides}")
+        for j in range(op.n_in - op.n_write):
+            if xs[j] is not None and (<TensorBase>xs[j]).storage is x.storage and not same_places(&arr[j], &arr[k]):
+                copy = dense_copy(&arr[j])
+                arr[j] = copy.a
+                held.append(copy)
         if not same_shape(&x.a, &arr[k]):
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and cannot be broadcast from "
                              f"{x.shape} to {shape_tuple(&arr[k])}")
-    return 0
+    return held
 
 
 cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int dtype, Dims *dims):
@@ -280,7 +301,7 @@ cdef int check_finite(OpBase op, const pn_array *arr, int n) except -1:
 
 cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
-    cdef TensorBase x, y
+    cdef TensorBase x, y, dense = None
     cdef pn_array to
     if len(args) != 1 or not isinstance(args[0], TensorBase):
         raise TypeError(f"{op.name}: argument 'x': expected a Tensor, got {[type(a).__name__ for a in args]}")
@@ -301,9 +322,9 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     else:
         reshape_target(&x.a, params["shape"], &y.a)
         if not reshaped(&x.a, &y.a):
-            x = <TensorBase>apply(core_op(OP_COPY), (x,), core_op(OP_COPY).defaults)
-            reshaped(&x.a, &y.a)
-    y.storage = x.storage
+            dense = dense_copy(&x.a)
+            reshaped(&dense.a, &y.a)
+    y.storage = x.storage if dense is None else dense.storage
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
     return y

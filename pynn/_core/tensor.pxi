@@ -392,24 +392,35 @@ def from_array(data, dtype=None, str what="data"):
     set_shape(&t.a, arr.shape)
     dense_strides(&t.a)
     allocate(t)
+    if plain and (t.a.dtype == PN_I32 or t.a.dtype == PN_U8) and arr.dtype == np.int64 and arr.size:
+        fits_in(t.a.dtype, arr, what)
     cdef object dst = to_numpy(t, True)
     np.copyto(dst, arr, casting="unsafe")
     return t
 
 
-def share_array(arr):
+cdef int fits_in(int dtype, object arr, str what) except -1:
+    """Python's integers do not wrap around silently."""
+    low, high = np.iinfo(_dtypes[dtype]).min, np.iinfo(_dtypes[dtype]).max
+    for v in (arr.min(), arr.max()):
+        if not low <= v <= high:
+            raise OverflowError(f"{what}: expected {low} <= value <= {high} for dtype {_dtypes[dtype]}, got {v}")
+    return 0
+
+
+def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
     cdef int d
     cdef int64_t item
     if not isinstance(arr, np.ndarray):
-        raise TypeError(f"from_numpy: argument 'array': expected a NumPy array, got {type(arr).__name__}")
+        raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
     if arr.dtype not in _dtype_tags:
-        raise TypeError(f"from_numpy: argument 'array': expected one of {', '.join(map(str, _dtypes))} in native "
+        raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
     item = arr.dtype.itemsize
     if not arr.flags.aligned or any(s % item for s, n in zip(arr.strides, arr.shape) if n > 1):
-        raise ValueError("from_numpy: argument 'array': expected aligned elements, got an unaligned array; "
+        raise ValueError(f"{what}: expected aligned elements, got an unaligned array; "
                          "pynn.tensor(array) makes an aligned copy")
     t = blank()
     t.a.dtype = dtype_tag(arr.dtype)
@@ -465,6 +476,7 @@ def set_number(TensorBase x, double value):
 
 cdef int check_writable(TensorBase x, str what) except -1:
     """Values with history never change; leaves do, where nothing is being recorded."""
+    cdef int d
     if x.node is not None:
         raise RuntimeError(f"{what}: a tensor with history cannot be changed in place; compute a new one "
                            "(pynn.where, pynn.index_put), or change x.detach().clone()")
@@ -472,6 +484,9 @@ cdef int check_writable(TensorBase x, str what) except -1:
         raise RuntimeError(f"{what}: a leaf that requires grad can be changed in place only under pynn.no_grad()")
     if x.storage.readonly:
         raise ValueError(f"{what}: the tensor's memory is read-only")
+    for d in range(x.a.ndim):
+        if x.a.shape[d] > 1 and x.a.strides[d] == 0:
+            raise ValueError(f"{what}: the tensor's elements share memory (expand); write to x.clone()")
     return 0
 
 
