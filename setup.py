@@ -40,7 +40,9 @@ CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hi
 def forms():
     """{stem: the dtypes that its kernels come in}, from kernels.inc."""
     stems = {}
-    for stem, kind in re.findall(r"^PN_KERNEL\((\w+),\s*\w+,\s*(\w+),", (ROOT / CSRC / "kernels.inc").read_text(), re.M):
+    for stem, kind in re.findall(
+        r"^PN_KERNEL\((\w+),\s*\w+,\s*(\w+),", (ROOT / CSRC / "kernels.inc").read_text(), re.M
+    ):
         stems[stem] = sorted(set(stems.get(stem, [])) | set(KINDS[kind]))
     return stems
 
@@ -113,7 +115,9 @@ core = Extension(
 )
 
 setup(
-    ext_modules=[] if os.environ.get("PYNN_NO_EXT") else cythonize(
+    ext_modules=[]
+    if os.environ.get("PYNN_NO_EXT")
+    else cythonize(
         [core],
         language_level=3,
         compiler_directives={

@@ -9,6 +9,7 @@ optimizer; the loss is read every 10 steps. The first losses of both are compare
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import subprocess
@@ -26,7 +27,7 @@ WORKLOADS = {  # sizes, batch, optimizer
 def make_data(sizes, batch):
     """Weights and batches that both libraries start from."""
     rng = np.random.default_rng(0)
-    weights = [(rng.standard_normal((o, i)) / np.sqrt(i), np.zeros(o)) for i, o in zip(sizes, sizes[1:])]
+    weights = [(rng.standard_normal((o, i)) / np.sqrt(i), np.zeros(o)) for i, o in itertools.pairwise(sizes)]
     x = rng.standard_normal((64 * batch, sizes[0])).astype(np.float32)
     y = rng.integers(0, sizes[-1], 64 * batch)
     return weights, x, y
@@ -47,7 +48,7 @@ def make_step(lib, name, fused=False):
 
         tensor = L.from_numpy
     layers = []
-    for i, o in zip(sizes, sizes[1:]):
+    for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), nn.ReLU()]
     model = nn.Sequential(*layers[:-1])
     with L.no_grad():
@@ -57,7 +58,11 @@ def make_step(lib, name, fused=False):
     criterion = nn.CrossEntropyLoss()
     extra = {"fused": True} if fused else {}
     params = model.parameters()
-    opt = optim.Adam(params, lr=1e-3, **extra) if optimizer == "adam" else optim.SGD(params, lr=0.01, momentum=0.9, **extra)
+    opt = (
+        optim.Adam(params, lr=1e-3, **extra)
+        if optimizer == "adam"
+        else optim.SGD(params, lr=0.01, momentum=0.9, **extra)
+    )
     count = 0
 
     def step():

@@ -14,7 +14,7 @@
 #define ROW_BLOCK 1024
 #define ROW_WORK 8192 /* elements a chunk */
 
-/* Sums `term`, an expression of the index i and of LOAD(p, fill), over a row; a lane beyond the end sees fill. */
+/* Sums `term`, an expression of LOAD(p, fill), over a row; a lane beyond the end sees fill. */
 #define LOAD(p, fill) pn_load_part((p) + i, m, (T)(fill))
 #define PN_ROW_SUM(sum, n, term)                                      \
     for (int64_t lo = 0; lo < (n); lo += ROW_BLOCK) {                 \
@@ -34,14 +34,16 @@
         pn_store_part((y) + i, (value), m);       \
     }
 
-/* The largest element; NaN where any is; -inf for none. */
+/* The largest element; -inf for none. A NaN may get lost: the sum of exponentials keeps it. */
 PN_INLINE T row_max(const T *x, int64_t n) {
     V top = pn_set1((T)-INFINITY);
     for (int64_t i = 0; i < n; i += PN_VL) {
         int64_t m = n - i;
-        top = pn_vmax(top, LOAD(x, -INFINITY));
+        top = pn_max_b(LOAD(x, -INFINITY), top);
     }
-    return pn_hmax(top);
+#pragma GCC unroll 8
+    for (int w = PN_VL / 2; w > 0; w /= 2) top = pn_max_b(pn_swap(top, w), top);
+    return top[0];
 }
 
 PN_INLINE double row_sum(const T *x, int64_t n) {

@@ -43,7 +43,13 @@ def page() -> str:
     for op in OPS:
         families.setdefault(family(op), []).append(op)
     for name in sorted(families):
-        lines += ["", f"## {name}", "", "| op | arguments | result | parameters | derivative | meaning |", "|---|---|---|---|---|---|"]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            "| op | arguments | result | parameters | derivative | meaning |",
+            "|---|---|---|---|---|---|",
+        ]
         for op in families[name]:
             cells = [
                 f"`{op.name}`",

@@ -108,9 +108,7 @@ def grad(
     for k, x in enumerate(xs):
         if not isinstance(x, Tensor):
             raise TypeError(f"grad: argument 'inputs': expected Tensors, got {type(x).__name__} at {k}")
-    return tuple(
-        _core.run_backward(_listed(outputs), grad_outputs, xs, create_graph, retain, allow_unused, "grad")
-    )
+    return tuple(_core.run_backward(_listed(outputs), grad_outputs, xs, create_graph, retain, allow_unused, "grad"))
 
 
 def _leaves(inputs, create_graph: bool) -> list[Tensor]:

@@ -223,7 +223,9 @@ class Op(_core.OpBase):
         missing = [p for p in k_pars if p not in self.defaults]
         if missing:
             raise ValueError(f"{self.name}: kernel {kernel} asks for parameters {missing} that the entry lacks")
-        kinds = "".join("f" if self.defaults[p] is float or isinstance(self.defaults[p], float) else "i" for p in k_pars)
+        kinds = "".join(
+            "f" if self.defaults[p] is float or isinstance(self.defaults[p], float) else "i" for p in k_pars
+        )
         self._set_kernel(number, k_pars, kinds.encode(), scratch, dense, like, promote)
 
     def _derive_bwd(self, kernel: str | Callable, save_in: int, save_out: int) -> Op:
@@ -231,7 +233,11 @@ class Op(_core.OpBase):
         dys = [("d" + n, dims, ell, "T", False, -1) for n, dims, ell, kind, _, _ in self.out_specs if kind == "T"]
         ins = [s for k, s in enumerate(self.in_specs) if save_in & (1 << k)]
         flows = "T" if self.bwd_formula else "C"  # where a formula gives the derivative, saved outputs are constants
-        outs = [(*s[:3], flows if s[3] == "T" else s[3], *s[4:]) for k, s in enumerate(self.out_specs) if save_out & (1 << k)]
+        outs = [
+            (*s[:3], flows if s[3] == "T" else s[3], *s[4:])
+            for k, s in enumerate(self.out_specs)
+            if save_out & (1 << k)
+        ]
         grads = [("d" + n, dims, ell, "T", True, -1) for n, dims, ell, kind, _, _ in self.in_specs if kind == "T"]
         b = _DerivedBwd.__new__(_DerivedBwd)
         b.in_specs, b.out_specs = dys + ins + outs, grads

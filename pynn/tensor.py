@@ -296,7 +296,7 @@ class Tensor(_core.TensorBase):
         a, b = _axis(start_dim, self.ndim, "flatten"), _axis(end_dim, self.ndim, "flatten")
         shape = self.shape
         n = int(np.prod(shape[a : b + 1], dtype=np.int64))
-        return OPS.reshape(self, shape=shape[:a] + (n,) + shape[b + 1 :])
+        return OPS.reshape(self, shape=(*shape[:a], n, *shape[b + 1:]))
 
     def permute(self, *dims) -> Tensor:
         return OPS.permute(self, axes=_sizes(dims))
@@ -327,7 +327,7 @@ class Tensor(_core.TensorBase):
 
     def unsqueeze(self, dim: int) -> Tensor:
         d = _axis(dim, self.ndim + 1, "unsqueeze")
-        return OPS.reshape(self, shape=self.shape[:d] + (1,) + self.shape[d:])
+        return OPS.reshape(self, shape=(*self.shape[:d], 1, *self.shape[d:]))
 
     def expand(self, *shape) -> Tensor:
         """Broadcast to shape without a copy; -1 keeps a size."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -187,6 +188,11 @@ def test_set_threads_and_context(capsys):
 
 
 # ---- the package ----------------------------------------------------------------------------------------
+
+
+def test_version_is_that_of_the_distribution():
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    assert f'\nversion = "{pynn.__version__}"\n' in text
 
 
 def test_parts_are_loaded_when_asked_for():

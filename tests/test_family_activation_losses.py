@@ -11,7 +11,20 @@ import pynn
 from pynn.ops import losses as L
 from pynn.ops import softmax as S
 from pynn.ops.activation import (
-    elu, gelu, hardsigmoid, hardswish, hardtanh, leaky_relu, logsigmoid, mish, prelu, relu, relu6, selu, silu, softplus,
+    elu,
+    gelu,
+    hardsigmoid,
+    hardswish,
+    hardtanh,
+    leaky_relu,
+    logsigmoid,
+    mish,
+    prelu,
+    relu,
+    relu6,
+    selu,
+    silu,
+    softplus,
 )  # fmt: skip
 
 INF, NAN = np.inf, np.nan
@@ -73,7 +86,7 @@ ACTIVATIONS = {
 EXTREME = np.array([-1e4, -1e3, -100, -50, -20, -3, -1, -0.5, -1e-6, 0, 1e-6, 0.5, 1, 2, 3, 6, 19.9, 20.1, 100, 1e4])
 
 
-@pytest.mark.parametrize("f, reference", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize(("f", "reference"), ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_values_from_1e_6_to_1e4(f, reference):
     y = f(pynn.tensor(EXTREME))
     assert y.dtype == np.float64
@@ -83,7 +96,7 @@ def test_values_from_1e_6_to_1e4(f, reference):
     close(y, reference(EXTREME.astype(np.float32).astype(np.float64)), 1e-6)
 
 
-@pytest.mark.parametrize("f, reference", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize(("f", "reference"), ACTIVATIONS.values(), ids=ACTIVATIONS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_derivatives_are_finite_at_1e4(f, reference, dtype):
     x = leaf(EXTREME, dtype)
@@ -94,12 +107,12 @@ def test_derivatives_are_finite_at_1e4(f, reference, dtype):
         assert h is None or np.isfinite(values(h)).all()
 
 
-@pytest.mark.parametrize("f, reference", ACTIVATIONS.values(), ids=ACTIVATIONS)
+@pytest.mark.parametrize(("f", "reference"), ACTIVATIONS.values(), ids=ACTIVATIONS)
 def test_nan_stays_nan(f, reference):
     assert np.isnan(values(f(pynn.tensor([NAN, 1.0, -1.0])))[0])
 
 
-@pytest.mark.parametrize("f, x, want", [
+@pytest.mark.parametrize(("f", "x", "want"), [
     (relu, [0.0, -0.0, 1e-9, -1e-9], [0, 0, 1, 0]),
     (lambda x: leaky_relu(x, 0.1), [0.0, 1, -1], [0.1, 1, 0.1]),
     (relu6, [0.0, 6.0, 3.0], [0, 0, 1]),
@@ -116,7 +129,7 @@ def test_derivative_at_kinks_is_pytorchs(f, x, want):
     close(derivative(f, x), np.array(want, float))
 
 
-@pytest.mark.parametrize("op, saved", [
+@pytest.mark.parametrize(("op", "saved"), [
     ("relu", ["y"]), ("hardtanh", ["y"]), ("gelu", ["x"]), ("softmax", ["y"]), ("log_softmax", ["y"]),
 ])  # fmt: skip
 def test_only_what_backward_needs_is_saved(op, saved):
@@ -131,7 +144,7 @@ def test_softplus_has_a_second_derivative_at_0():
 
 
 @pytest.mark.parametrize(
-    "shape, n", [((4, 3, 5), 3), ((4, 3), 3), ((4, 3, 2, 5), 3), ((4, 3, 5), 1), ((7,), 1), ((), 1)]
+    ("shape", "n"), [((4, 3, 5), 3), ((4, 3), 3), ((4, 3, 2, 5), 3), ((4, 3, 5), 1), ((7,), 1), ((), 1)]
 )
 def test_prelu_weight_runs_along_dimension_1(shape, n):
     rng = np.random.default_rng(0)
@@ -165,7 +178,7 @@ def test_bad_arguments_of_activations():
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2, -1, -2, -3])
-@pytest.mark.parametrize("f, reference", [(S.softmax, special.softmax), (S.log_softmax, special.log_softmax)],
+@pytest.mark.parametrize(("f", "reference"), [(S.softmax, special.softmax), (S.log_softmax, special.log_softmax)],
                          ids=["F-ACT-5 softmax", "F-ACT-5 log_softmax"])  # fmt: skip
 def test_softmax_along_any_dimension(f, reference, dim):
     a = np.random.default_rng(0).standard_normal((3, 70, 17)) * 5
@@ -175,7 +188,7 @@ def test_softmax_along_any_dimension(f, reference, dim):
     )
 
 
-@pytest.mark.parametrize("row, soft, log", [
+@pytest.mark.parametrize(("row", "soft", "log"), [
     ([1e4, -1e4, 1e4], [0.5, 0, 0.5], [-np.log(2), -2e4 - np.log(2), -np.log(2)]),
     ([-INF, 0.0, 0.0], [0, 0.5, 0.5], [-INF, -np.log(2), -np.log(2)]),
     ([-INF, -INF, -INF], [NAN] * 3, [NAN] * 3),
@@ -194,7 +207,8 @@ def test_softmax_of_nothing(shape):
     x = leaf(np.zeros(shape))
     for f in (S.softmax, S.log_softmax):
         y = f(x)
-        assert y.shape == shape and pynn.grad(y.sum(), x)[0].shape == shape
+        assert y.shape == shape
+        assert pynn.grad(y.sum(), x)[0].shape == shape
 
 
 def test_softmax_of_a_number_and_dimensions_out_of_range():
@@ -263,7 +277,7 @@ def test_cross_entropy_by_index(shape, weighted, smooth, reduction):
 @pytest.mark.parametrize("weighted", [False, True], ids=["", "weight"])
 def test_cross_entropy_by_probability(weighted, smooth, reduction):
     """F-LOSS-4: the mean divides by the rows, whatever the weights."""
-    x, t, w = case()
+    x, _t, w = case()
     q = np.random.default_rng(1).dirichlet(np.ones(10), 37)
     want = reference(x, (1 - smooth) * q + smooth / 10, w if weighted else np.ones(10), reduction, 37)
     weight = pynn.tensor(w) if weighted else None
@@ -321,7 +335,8 @@ def test_means_of_nothing_are_nan_as_in_pytorch():
     assert L.cross_entropy(*none, reduction="none").shape == (0,)
     assert np.isnan(L.cross_entropy(x, ignored).item())
     loss = L.cross_entropy(x, ignored, reduction="sum")
-    assert loss.item() == 0 and not values(pynn.grad(loss, x)[0]).any()
+    assert loss.item() == 0
+    assert not values(pynn.grad(loss, x)[0]).any()
 
 
 def test_empty_batch_has_an_empty_gradient():
@@ -331,7 +346,7 @@ def test_empty_batch_has_an_empty_gradient():
     assert x.grad.shape == (0, 3)
 
 
-@pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-12), (np.float32, 1e-6)])
+@pytest.mark.parametrize(("dtype", "tol"), [(np.float64, 1e-12), (np.float32, 1e-6)])
 def test_cross_entropy_at_1e4(dtype, tol):
     """F-LOSS-4: neither overflow nor the loss of log Σ beside a large maximum."""
     x = np.array([[1e4, 1e4 - 1, -1e4], [-1e4, -1e4, -1e4], [0, 1e4, 0]])
@@ -399,10 +414,12 @@ def test_bad_arguments_of_cross_entropy():
         ((x, pynn.tensor(np.ones((2, 3), int))), {}, TypeError,
          r"argument 'target': expected floating class probabilities, for it has the shape \(2, 3\) of input, "
          "got dtype int64"),
-        ((x, t, pynn.tensor(np.ones(4))), {}, ValueError, r"argument 'weight': expected shape \[C\] with C=3, got \(4,\)"),
+        ((x, t, pynn.tensor(np.ones(4))), {}, ValueError,
+         r"argument 'weight': expected shape \[C\] with C=3, got \(4,\)"),
         ((x, t), {"reduction": "avg"}, ValueError, "argument 'reduction': expected 'none', 'mean' or 'sum', got 'avg'"),
         ((x, t), {"label_smoothing": 1.5}, ValueError, "argument 'label_smoothing': expected 0 to 1, got 1.5"),
-        ((pynn.tensor(1.0), t), {}, ValueError, r"argument 'input': expected shape \[C\], \[N,C\] or \[N,C,...\], got \(\)"),
+        ((pynn.tensor(1.0), t), {}, ValueError,
+         r"argument 'input': expected shape \[C\], \[N,C\] or \[N,C,...\], got \(\)"),
         ((pynn.tensor(np.zeros((2, 0))), t), {}, ValueError,
          r"argument 'input': expected at least one class, got shape \(2, 0\)"),
         ((pynn.tensor(np.zeros((2, 3, 4))), t), {}, ValueError,
@@ -414,7 +431,9 @@ def test_bad_arguments_of_cross_entropy():
 
 def test_what_the_kernel_keeps_has_no_history():
     loss, norm, total = pynn.OPS.cross_entropy(leaf(np.zeros((2, 3))), pynn.tensor([0, 1]))
-    assert loss.requires_grad and not norm.requires_grad and not total.requires_grad
+    assert loss.requires_grad
+    assert not norm.requires_grad
+    assert not total.requires_grad
 
 
 # ---- elementwise losses --------------------------------------------------------------------------
@@ -441,7 +460,7 @@ PAIRS = {
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (33, 5), (400, 300)], ids=str)
-@pytest.mark.parametrize("f, each, slope", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize(("f", "each", "slope"), PAIRS.values(), ids=PAIRS)
 def test_elementwise_losses(f, each, slope, shape):
     rng = np.random.default_rng(0)
     x, t = rng.uniform(0.01, 0.99, shape), rng.uniform(0, 1, shape)
@@ -453,12 +472,13 @@ def test_elementwise_losses(f, each, slope, shape):
         close(pynn.grad(loss.sum(), z)[0], slope(x, t) / scale)
 
 
-@pytest.mark.parametrize("f, each, slope", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize(("f", "each", "slope"), PAIRS.values(), ids=PAIRS)
 def test_elementwise_losses_of_nothing_and_of_other_shapes(f, each, slope):
     z = leaf(np.zeros((0, 3)))
     assert np.isnan(f(z, z.detach()).item())
     loss = f(z, z.detach(), reduction="sum")
-    assert loss.item() == 0 and pynn.grad(loss, z)[0].shape == (0, 3)
+    assert loss.item() == 0
+    assert pynn.grad(loss, z)[0].shape == (0, 3)
     name = r"\w+: argument 'target': expected the shape of input \(4, 1\), got \(4,\)$"
     with pytest.raises(ValueError, match=name):
         f(pynn.tensor(np.full((4, 1), 0.5)), pynn.tensor(np.full(4, 0.5)))
@@ -524,7 +544,7 @@ def test_weights_of_binary_losses():
         L.binary_cross_entropy_with_logits(z, args[0], weight=pynn.tensor(np.ones((2, 6, 4))))
 
 
-@pytest.mark.parametrize("dtype, tol", [(np.float64, 1e-12), (np.float32, 1e-6)])
+@pytest.mark.parametrize(("dtype", "tol"), [(np.float64, 1e-12), (np.float32, 1e-6)])
 def test_logits_of_1e4(dtype, tol):
     """F-LOSS-6: accurate where σ(x) is 0 or 1 to rounding."""
     x = np.array([1e4, -1e4, 1e4, -1e4, 30, -30, 30, -30])
@@ -543,7 +563,7 @@ def test_smooth_l1_without_a_bend_is_l1(f):
 
 def test_bad_bends():
     x = pynn.tensor([1.0])
-    with pytest.raises(ValueError, match="^huber_loss: argument 'delta': expected a number > 0, got 0$"):
+    with pytest.raises(ValueError, match=r"^huber_loss: argument 'delta': expected a number > 0, got 0$"):
         L.huber_loss(x, x, delta=0)
-    with pytest.raises(ValueError, match="^smooth_l1_loss: argument 'beta': expected a number >= 0, got -1$"):
+    with pytest.raises(ValueError, match=r"^smooth_l1_loss: argument 'beta': expected a number >= 0, got -1$"):
         L.smooth_l1_loss(x, x, beta=-1)

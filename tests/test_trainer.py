@@ -413,6 +413,9 @@ def test_history_plot(tmp_path):
     ax = Figure().subplots()
     assert h.plot(ax) is ax.figure
     assert ax.lines[0].get_ydata().tolist() == h["loss"]
+    assert ax.get_yscale() == "linear"
+    h.add(loss=0.01, accuracy=1.0, val_loss=0.02, val_accuracy=1.0, seconds=0.1)
+    assert [a.get_yscale() for a in h.plot(tmp_path / "curves.svg").axes] == ["log", "linear"]
 
 
 def test_plot_without_matplotlib_names_the_extra(monkeypatch):

@@ -1,6 +1,7 @@
-"""Whole training steps: the same bits on any number of threads, flat memory, and nothing imported that is not needed."""
+"""Whole training steps: the same bits on any number of threads, flat memory, nothing imported without need."""
 
 import gc
+import itertools
 import resource
 import subprocess
 import sys
@@ -17,7 +18,7 @@ T2 = (64, 32, 10), 32
 
 def mlp(sizes):
     layers = []
-    for i, o in zip(sizes, sizes[1:]):
+    for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

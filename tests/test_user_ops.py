@@ -97,8 +97,7 @@ FAULTS = {
     "kernel that differs from call to call": ({"kernel": not_deterministic}, "threads against 1|twice|against"),
     "errors that are not raised": ({"errors": [((1.0, 2.0), {}, ValueError, "")]}, "expected ValueError.*went through"),
     "errors with another text": (
-        {"errors": [((np.ones((2, 3)), np.ones((4, 5))), {}, ValueError, "no such text")]},
-        "expected an error that matches"),
+        {"errors": [((np.ones((2, 3)), np.ones((4, 5))), {}, ValueError, "no such text")]}, "expected an error that matches"),
 }  # fmt: skip
 
 
@@ -121,9 +120,9 @@ def test_a_kernel_cannot_change_its_input():
 RULES = {
     "too few": (lambda n, g: (g,), ValueError, r"^odd: expected 2 gradients from its vjp, one for each input, got 1$"),
     "too many": (lambda n, g: (g, g, g), ValueError, r"^odd: expected 2 gradients from its vjp.*got 3$"),
-    "no tensor": (lambda n, g: (g, 1.0), TypeError, r"^odd: expected a Tensor .* for 'w', got float$"),
+    "no tensor": (lambda n, g: (g, 1.0), TypeError, r"^odd: expected a Tensor or None from its vjp for 'w', got float$"),
     "array": (lambda n, g: (g.numpy(), g), TypeError, r"^odd: expected a Tensor .* for 'x', got ndarray$"),
-    "wrong shape": (lambda n, g: (g, g.reshape(3, 1)), ValueError, r"a shape that broadcasts to \(3, 1\), got"),
+    "wrong shape": (lambda n, g: (g, g.reshape(3, 1)), ValueError, r"expected a shape that broadcasts to \(3, 1\), got \(3,\)"),
 }  # fmt: skip
 
 
@@ -221,7 +220,7 @@ def test_wrong_entries(ins, outs, entry, text):
 
 
 def test_samples_cover_what_they_promise():
-    """Sizes of one, none and no multiple of a tile, ±1e4, ties; optional inputs absent and there; indices in range."""
+    """Sizes of one, none and no multiple of a tile, ±1e4, ties; optional inputs absent, present; indices in range."""
 
     def kernel(outs, ins, axis):
         outs[0][...] = 0

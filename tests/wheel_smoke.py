@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
 import pynn
 
 place = Path(pynn.__file__).resolve()

@@ -59,7 +59,8 @@ PN_EACH(elu_bwd, 2, 1, ALPHA(elu_bwd), y = k * a * pn_select(b > ZERO, ONE, alph
 
 /* log(1 + e^(βx))/β, x where βx > threshold;  f' = σ(βx) */
 #define BETA(kernel) SET(beta, kernel, beta) SET(top, kernel, threshold)
-PN_EACH(softplus_fwd, 1, 1, BETA(softplus_fwd), V u = beta * a; y = pn_select(u > top, a, pn_softplus(u) / beta);)
+PN_EACH(softplus_fwd, 1, 1, BETA(softplus_fwd),
+        V u = beta * a; y = pn_select(u > top, a, pn_softplus(u) / beta);)
 PN_EACH(softplus_bwd, 2, 1, BETA(softplus_bwd), V u = beta * b; y = pn_select(u > top, a, a * pn_sigmoid(u));)
 
 /* log σ(x) = -softplus(-x);  f' = σ(-x) */
@@ -83,7 +84,8 @@ PN_EACH(mish_fwd, 1, 1, ,
         V e = pn_exp(pn_min(a, pn_set1(20))); V q = e * (e + pn_set1(2));
         y = a * (q / (q + pn_set1(2)));)
 PN_EACH(mish_bwd, 2, 1, ,
-        V x = pn_min(b, pn_set1(20)); V e = pn_exp(x); V q = e * (e + pn_set1(2)); V r = ONE / (q + pn_set1(2));
+        V x = pn_min(b, pn_set1(20)); V e = pn_exp(x); V q = e * (e + pn_set1(2));
+        V r = ONE / (q + pn_set1(2));
         y = a * pn_fma(x, pn_set1(4) * e * (ONE + e) * r * r, q * r);)
 
 #endif

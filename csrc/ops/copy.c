@@ -147,14 +147,21 @@ PN_FN(unslice_fwd) {
     pn_array part = *y;
     const int64_t *p = place->data;
     int64_t off = 0;
+    int64_t n = pn_size(x);
     for (int d = 0; d < y->ndim; d++) {
-        int64_t begin = p[d * place->strides[1]], step = p[place->strides[0] + d * place->strides[1]];
-        off += begin * y->strides[d];
+        int64_t begin = p[d * place->strides[1]], step = p[place->strides[0] + d * place->strides[1]], last;
+        int wraps = __builtin_mul_overflow(x->shape[d] - 1, step, &last) || __builtin_add_overflow(begin, last, &last);
+        if (n && (wraps || begin < 0 || begin >= y->shape[d] || last < 0 || last >= y->shape[d])) {
+            int which = begin >= 0 && begin < y->shape[d]; /* begin, else step */
+            pn_fail(c, PN_E_INDEX, PNA_unslice_fwd_place, which * y->ndim + d, (double)(which ? step : begin));
+            return;
+        }
+        off += n ? begin * y->strides[d] : 0;
         part.shape[d] = x->shape[d];
-        part.strides[d] = y->strides[d] * step;
+        part.strides[d] = n ? y->strides[d] * step : 0;
     }
     zero(c, y);
-    if (pn_size(x) == 0) return;
+    if (n == 0) return;
     part.data = (char *)y->data + off * itemsize[y->dtype];
     copy(c, x, &part);
 }

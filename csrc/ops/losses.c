@@ -19,6 +19,7 @@
 
 enum { NONE, MEAN, SUM };
 #define KEPT 256      /* partial sums on the stack */
+#define FEW 32        /* classes up to which PN_VL rows are normed at once, a lane each */
 #define SUM_BLOCK 128 /* elements whose sum is one partial sum */
 
 static double sum_of(const double *p, int64_t n) {
@@ -37,7 +38,7 @@ typedef struct entropy {
     const T *x, *q, *w, *norm_in, *g; /* q: probabilities; or t: labels */
     const int64_t *t;
     T *loss, *norm, *dx, *dq;
-    double *kept, smooth, all_w, scale; /* smooth = ε, all_w = Σ_c w[c] where ε > 0; scale of g */
+    double *kept, smooth, off, all_w, scale; /* ε; ε/C, Σ_c w[c], 0 where ε is; scale of g */
     int64_t n, rows, per, ignore;
     int t_arg, reduction;
     double (*row)(const struct entropy *e, int64_t r);
@@ -54,7 +55,7 @@ static entropy entropy_of(const pn_array *x, const pn_array *w, int64_t reductio
 
 static void set_smooth(entropy *e, double smooth) {
     e->smooth = smooth;
-    if (smooth > 0) e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
+    if (smooth > 0) e->off = smooth / (double)e->n, e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
 }
 
 /* Whether row r has a label that counts; one out of range is reported. */
@@ -67,15 +68,43 @@ static int labelled(pn_call *c, const entropy *e, int64_t r) {
     return 0;
 }
 
+/* (m, ls) of one row. A NaN of the row makes both NaN. */
+static void norm_row(const entropy *e, int64_t r) {
+    const T *x = e->x + r * e->n;
+    T top = row_max(x, e->n), log_sum = log_of(row_sum_exp(x, e->n, top));
+    e->norm[2 * r] = log_sum == log_sum ? top : log_sum;
+    e->norm[2 * r + 1] = log_sum;
+}
+
+/* (m, ls) of `count` rows from r, at most PN_VL, of at most FEW classes: lane k of a vector is row r + k. */
+static void norm_rows(const entropy *e, int64_t r, int64_t count) {
+    T x[FEW][PN_VL] __attribute__((aligned(64))), top_of[PN_VL], log_of_sum[PN_VL];
+    V top = pn_set1((T)-INFINITY), sum = pn_set1(0);
+    for (int64_t i = 0; i < e->n; i++)
+        for (int64_t k = 0; k < PN_VL; k++) x[i][k] = k < count ? e->x[(r + k) * e->n + i] : 0;
+    for (int64_t i = 0; i < e->n; i++) top = pn_max_b(pn_load(x[i]), top);
+    for (int64_t i = 0; i < e->n; i++) sum += pn_exp(pn_load(x[i]) - top);
+    sum = pn_log(sum);
+    pn_store(top_of, pn_select(pn_isnan(sum), sum, top));
+    pn_store(log_of_sum, sum);
+    for (int64_t k = 0; k < count; k++)
+        e->norm[2 * (r + k)] = top_of[k], e->norm[2 * (r + k) + 1] = log_of_sum[k];
+}
+
 static void entropy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const entropy *e = arg;
+    int64_t lo = chunk * e->per, hi = pn_min(e->rows, lo + e->per);
+    int few = e->norm && e->n <= FEW;
     (void)worker;
-    for (int64_t r = chunk * e->per; r < pn_min(e->rows, (chunk + 1) * e->per); r++) {
+    for (int64_t r = lo; few && r < hi; r += PN_VL) norm_rows(e, r, pn_min(PN_VL, hi - r));
+    for (int64_t r = lo; r < hi; r++) {
         double loss = 0;
-        if (labelled(c, e, r))
+        if (labelled(c, e, r)) {
+            if (e->norm && !few) norm_row(e, r);
             loss = e->row(e, r);
-        else if (e->norm)
+        } else if (e->norm) {
             e->norm[2 * r] = e->norm[2 * r + 1] = 0;
+        }
         if (e->reduction == NONE)
             e->loss[r] = (T)loss;
         else
@@ -116,13 +145,6 @@ static void entropy_back_run(pn_call *c, entropy *e) {
     pn_for(c, pn_ceil_div(e->rows, e->per), entropy_back_chunk, e);
 }
 
-/* m and ls of row r, kept in norm */
-static void row_norm(const entropy *e, int64_t r, T *top, T *log_sum) {
-    const T *x = e->x + r * e->n;
-    *top = e->norm[2 * r] = row_max(x, e->n);
-    *log_sum = e->norm[2 * r + 1] = log_of(row_sum_exp(x, e->n, *top));
-}
-
 #define WEIGHT(w) ((w) ? LOAD(w, 0) : pn_set1(1))
 
 /* -Σ_c w[c] log p[c] */
@@ -135,17 +157,16 @@ static double smooth_row(const entropy *e, const T *x, T top, T log_sum) {
 
 static double index_row(const entropy *e, int64_t r) {
     const T *x = e->x + r * e->n;
-    T top, log_sum;
-    row_norm(e, r, &top, &log_sum);
+    T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
     double loss = (1 - e->smooth) * weight_of(e, e->t[r]) * (log_sum - (double)(x[e->t[r]] - top));
-    if (e->smooth > 0) loss += e->smooth / (double)e->n * smooth_row(e, x, top, log_sum);
+    if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
 
 static void index_back(const entropy *e, int64_t r, T g) {
     const T *x = e->x + r * e->n;
     T *dx = e->dx + r * e->n;
-    double at = (1 - e->smooth) * weight_of(e, e->t[r]), off = e->smooth / (double)e->n;
+    double at = (1 - e->smooth) * weight_of(e, e->t[r]), off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
     V k = pn_set1((T)(g * (at + off * e->all_w))), flat = pn_set1((T)(g * off));
     if (e->smooth > 0) {
@@ -184,19 +205,18 @@ PN_FN(cross_entropy_bwd) {
 static double soft_row(const entropy *e, int64_t r) {
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
     double mass = 0, sum = 0;
-    T top, log_sum;
-    row_norm(e, r, &top, &log_sum);
+    T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
     V m0 = pn_set1(top);
     PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
     PN_ROW_SUM(sum, e->n, LOAD(q, 0) * WEIGHT(e->w) * (LOAD(x, top) - m0))
     double loss = (1 - e->smooth) * (mass * log_sum - sum);
-    if (e->smooth > 0) loss += e->smooth / (double)e->n * smooth_row(e, x, top, log_sum);
+    if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
 
 static void soft_back(const entropy *e, int64_t r, T g) {
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
-    double mass = 0, off = e->smooth / (double)e->n;
+    double mass = 0, off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
     V keep = pn_set1((T)(g * (1 - e->smooth))), flat = pn_set1((T)(g * off));
     PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
@@ -217,7 +237,8 @@ PN_FN(cross_entropy_soft_fwd) {
     entropy_run(c, &e, ARG(cross_entropy_soft_fwd, loss), NULL, ARG(cross_entropy_soft_fwd, scratch)->data);
 }
 PN_SCRATCH_FN(cross_entropy_soft_fwd) {
-    return kept_bytes(pn_size(ARG(cross_entropy_soft_fwd, norm)) / 2, PAR(cross_entropy_soft_fwd, reduction).i);
+    int64_t rows = pn_size(ARG(cross_entropy_soft_fwd, norm)) / 2;
+    return kept_bytes(rows, PAR(cross_entropy_soft_fwd, reduction).i);
 }
 PN_FN(cross_entropy_soft_bwd) {
     entropy e = entropy_of(ARG(cross_entropy_soft_bwd, input), ARG(cross_entropy_soft_bwd, weight),
@@ -241,16 +262,19 @@ static void nll_back(const entropy *e, int64_t r, T g) {
 }
 
 PN_FN(nll_loss_fwd) {
-    entropy e = entropy_of(ARG(nll_loss_fwd, input), ARG(nll_loss_fwd, weight), PAR(nll_loss_fwd, reduction).i);
+    entropy e =
+        entropy_of(ARG(nll_loss_fwd, input), ARG(nll_loss_fwd, weight), PAR(nll_loss_fwd, reduction).i);
     e.t = ARG(nll_loss_fwd, target)->data, e.t_arg = PNA_nll_loss_fwd_target;
     e.ignore = PAR(nll_loss_fwd, ignore_index).i, e.row = nll_row;
-    entropy_run(c, &e, ARG(nll_loss_fwd, loss), ARG(nll_loss_fwd, total)->data, ARG(nll_loss_fwd, scratch)->data);
+    entropy_run(c, &e, ARG(nll_loss_fwd, loss), ARG(nll_loss_fwd, total)->data,
+                ARG(nll_loss_fwd, scratch)->data);
 }
 PN_SCRATCH_FN(nll_loss_fwd) {
     return kept_bytes(pn_size(ARG(nll_loss_fwd, target)), PAR(nll_loss_fwd, reduction).i);
 }
 PN_FN(nll_loss_bwd) {
-    entropy e = entropy_of(ARG(nll_loss_bwd, input), ARG(nll_loss_bwd, weight), PAR(nll_loss_bwd, reduction).i);
+    entropy e =
+        entropy_of(ARG(nll_loss_bwd, input), ARG(nll_loss_bwd, weight), PAR(nll_loss_bwd, reduction).i);
     e.t = ARG(nll_loss_bwd, target)->data, e.t_arg = PNA_nll_loss_bwd_target;
     e.ignore = PAR(nll_loss_bwd, ignore_index).i, e.g = ARG(nll_loss_bwd, dloss)->data;
     e.dx = ARG(nll_loss_bwd, dinput)->data, e.back = nll_back;
@@ -321,7 +345,8 @@ static void loss_run(pn_call *c, int n_in, int64_t reduction, int unit, pn_block
     else
         p.kept = blocks > KEPT ? c->arg[n_in + 1].data : kept;
     pairs_run(c, &p);
-    if (reduction != NONE) *(T *)loss->data = (T)(sum_of(p.kept, blocks) / (reduction == MEAN ? (double)p.n : 1));
+    if (reduction == NONE) return;
+    *(T *)loss->data = (T)(sum_of(p.kept, blocks) / (reduction == MEAN ? (double)p.n : 1));
 }
 
 /* Gradients of the first n_out of n_in inputs, which follow dloss. */
@@ -333,46 +358,48 @@ static void loss_back(pn_call *c, int n_in, int n_out, int64_t reduction, pn_blo
     pairs_run(c, &p);
 }
 
-#define LOSS(name, n_in, unit, before, body)                                                     \
-    PN_EACH_BLOCK(name##_fwd, n_in, 1, before, body)                                             \
-    PN_FN(name##_fwd) { loss_run(c, n_in, PAR(name##_fwd, reduction).i, unit, name##_fwd_block); } \
-    PN_SCRATCH_FN(name##_fwd) {                                                                  \
-        return kept_bytes(pn_ceil_div(pn_size(&c->arg[0]), SUM_BLOCK), PAR(name##_fwd, reduction).i); \
+#define LOSS(kernel, n_in, unit, before, body)                                               \
+    PN_EACH_BLOCK(kernel, n_in, 1, before, body)                                             \
+    PN_FN(kernel) { loss_run(c, n_in, PAR(kernel, reduction).i, unit, kernel##_block); }     \
+    PN_SCRATCH_FN(kernel) {                                                                  \
+        return kept_bytes(pn_ceil_div(pn_size(&c->arg[0]), SUM_BLOCK), PAR(kernel, reduction).i); \
     }
-#define LOSS_BACK(name, n_in, n_all, before, body)      \
-    PN_EACH_BLOCK(name##_bwd, n_all, 2, before, body)   \
-    PN_FN(name##_bwd) { loss_back(c, n_in, 2, PAR(name##_bwd, reduction).i, name##_bwd_block); }
+#define LOSS_BACK(kernel, n_in, n_all, before, body) \
+    PN_EACH_BLOCK(kernel, n_all, 2, before, body)    \
+    PN_FN(kernel) { loss_back(c, n_in, 2, PAR(kernel, reduction).i, kernel##_block); }
 
 #define ZERO pn_set1(0)
 #define ONE pn_set1(1)
 #define SET(name, kernel, p) V name = pn_set1((T)par[PNP_##kernel##_##p].f);
 
 /* (x - t)² */
-LOSS(mse_loss, 2, 0, , y = (a - b) * (a - b);)
-LOSS_BACK(mse_loss, 2, 3, , y = pn_set1(2) * a * (b - c); z = -y;)
+LOSS(mse_loss_fwd, 2, 0, , y = (a - b) * (a - b);)
+LOSS_BACK(mse_loss_bwd, 2, 3, , y = pn_set1(2) * a * (b - c); z = -y;)
 
 /* |x - t|, derivative 0 at 0 */
-LOSS(l1_loss, 2, 0, , y = pn_abs(a - b);)
-LOSS_BACK(l1_loss, 2, 3, , y = pn_select(b == c, ZERO, pn_select(b > c, a, pn_select(b < c, -a, b - c))); z = -y;)
+LOSS(l1_loss_fwd, 2, 0, , y = pn_abs(a - b);)
+LOSS_BACK(l1_loss_bwd, 2, 3, ,
+          y = pn_select(b == c, ZERO, pn_select(b > c, a, pn_select(b < c, -a, b - c))); z = -y;)
 
 /* d²/2 where |d| = |x - t| <= δ, else δ (|d| - δ/2) */
-LOSS(huber_loss, 2, 0, SET(delta, huber_loss_fwd, delta),
+LOSS(huber_loss_fwd, 2, 0, SET(delta, huber_loss_fwd, delta),
      V d = pn_abs(a - b); V half = pn_set1((T)0.5);
      y = pn_select(d <= delta, half * d * d, delta * (d - half * delta));)
-LOSS_BACK(huber_loss, 2, 3, SET(delta, huber_loss_bwd, delta), y = a * pn_clamp(b - c, -delta, delta); z = -y;)
+LOSS_BACK(huber_loss_bwd, 2, 3, SET(delta, huber_loss_bwd, delta),
+          y = a * pn_clamp(b - c, -delta, delta); z = -y;)
 
 /* -w (t log x + (1-t) log(1-x)), logarithms not below -100; derivative w (x-t)/max(x (1-x), 1e-12) */
 #define LOG(x) pn_max(pn_log(x), pn_set1(-100))
 #define LOG_REST(x) pn_max(pn_log1p(-(x)), pn_set1(-100))
-LOSS(binary_cross_entropy, 3, 1, , y = c * ((b - ONE) * LOG_REST(a) - b * LOG(a));)
-LOSS_BACK(binary_cross_entropy, 3, 4, ,
+LOSS(binary_cross_entropy_fwd, 3, 1, , y = c * ((b - ONE) * LOG_REST(a) - b * LOG(a));)
+LOSS_BACK(binary_cross_entropy_bwd, 3, 4, ,
           y = a * d * (b - c) / pn_max(b * (ONE - b), pn_set1((T)1e-12)); z = a * d * (LOG_REST(b) - LOG(b));)
 
 /* w ((1-t) softplus(x) + pw t softplus(-x));  derivative w ((1 + (pw-1) t) σ(x) - pw t) */
-LOSS(binary_cross_entropy_with_logits, 4, 0, ,
+LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, ,
      V l = pn_log1p_unit(pn_exp(-pn_abs(a)));
      y = c * ((ONE - b) * (pn_max(a, ZERO) + l) + d * b * (pn_max(-a, ZERO) + l));)
-LOSS_BACK(binary_cross_entropy_with_logits, 4, 5, ,
+LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, ,
           V l = pn_log1p_unit(pn_exp(-pn_abs(b))); V s = pn_sigmoid(b);
           y = a * d * ((ONE + (e - ONE) * c) * s - e * c);
           z = a * d * (e * (pn_max(-b, ZERO) + l) - (pn_max(b, ZERO) + l));)

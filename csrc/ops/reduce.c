@@ -109,7 +109,8 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
     static void name##_add(T *a, const T *b, int64_t n) {                                          \
         int64_t i = 0;                                                                             \
         for (; i + PN_VL <= n; i += PN_VL) pn_store(a + i, vcomb(pn_load(a + i), pn_load(b + i))); \
-        for (; i < n; i++) a[i] = scomb(a[i], b[i]);                                               \
+        if (i < n) /* the same code as before, that a value does not depend on its position */      \
+            pn_store_part(a + i, vcomb(pn_load_part(a + i, n - i, identity), pn_load_part(b + i, n - i, identity)), n - i); \
     }                                                                                              \
     static void name##_tile(const reduce *r, int64_t keep, int64_t lo, int64_t hi, T *to, int64_t n) { \
         T stack[12][TILE] __attribute__((aligned(64)));                                            \

@@ -24,7 +24,8 @@ static void rows_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const rows *r = arg;
     int64_t lo = chunk * r->per, hi = pn_min(r->count, lo + r->per);
     (void)c, (void)worker;
-    for (int64_t k = lo * r->n; k < hi * r->n; k += r->n) r->row(r->a + k, r->b ? r->b + k : NULL, r->y + k, r->n);
+    for (int64_t k = lo * r->n; k < hi * r->n; k += r->n)
+        r->row(r->a + k, r->b ? r->b + k : NULL, r->y + k, r->n);
 }
 
 /* y[r] = row(a[r], b[r]) for every row of arrays of one shape */
@@ -75,9 +76,12 @@ PN_FN(softmax_fwd) { rows_run(c, ARG(softmax_fwd, x), NULL, ARG(softmax_fwd, y),
 PN_FN(softmax_bwd) {
     rows_run(c, ARG(softmax_bwd, dy), ARG(softmax_bwd, y), ARG(softmax_bwd, dx), softmax_back);
 }
-PN_FN(log_softmax_fwd) { rows_run(c, ARG(log_softmax_fwd, x), NULL, ARG(log_softmax_fwd, y), log_softmax_row); }
+PN_FN(log_softmax_fwd) {
+    rows_run(c, ARG(log_softmax_fwd, x), NULL, ARG(log_softmax_fwd, y), log_softmax_row);
+}
 PN_FN(log_softmax_bwd) {
-    rows_run(c, ARG(log_softmax_bwd, dy), ARG(log_softmax_bwd, y), ARG(log_softmax_bwd, dx), log_softmax_back);
+    rows_run(c, ARG(log_softmax_bwd, dy), ARG(log_softmax_bwd, y), ARG(log_softmax_bwd, dx),
+             log_softmax_back);
 }
 
 #endif

@@ -35,7 +35,7 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     cdef pn_array[MAX_ARG + 1] arr
     cdef Dims dims
-    cdef list outs, held = None, aside = None
+    cdef list outs, held = None, apart = None, memory = []
     cdef TensorBase x
     cdef int k
     cdef int64_t total = 0
@@ -45,13 +45,18 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             arr[k].data = NULL
             arr[k].ndim = 0
         else:
-            arr[k] = (<TensorBase>xs[k]).a
+            x = <TensorBase>xs[k]
+            if x.storage is None and op is not core_op(OP_ZEROS):
+                check_values(x)
+            memory.append(x.storage)  # another thread may give x other memory while the kernel runs
+            arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
         if arr[k].dtype != PN_NONE:
             broadcast_input(&op.spec[k], &dims, &arr[k])
     if op.n_write:
-        aside = check_written(op, xs, arr)
+        check_written(op, xs, arr)
+        apart = separate(op, xs, arr)
     outs = make_outs(op, xs, arr, params, dtype, &dims)
     for k in range(op.n_out):
         x = <TensorBase>outs[k]
@@ -71,37 +76,46 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     return outs[0] if op.n_out == 1 else tuple(outs)
 
 
-cdef bint same_places(const pn_array *a, const pn_array *b) noexcept nogil:
-    """Whether each element of a lies where that of b does."""
-    cdef int d
-    if a.data != b.data or a.dtype != b.dtype or not same_shape(a, b):
-        return False
-    for d in range(a.ndim):
-        if a.shape[d] > 1 and a.strides[d] != b.strides[d]:
-            return False
-    return True
-
-
-cdef list check_written(OpBase op, tuple xs, pn_array *arr):
-    """Checks what an effect writes; copies, held by the list, what it reads of the same memory at other places."""
-    cdef TensorBase x, copy
-    cdef int j, k
-    cdef list held = []
+cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
+    cdef TensorBase x
+    cdef int k
     for k in range(op.n_in - op.n_write, op.n_in):
         x = xs[k]
         check_writable(x, op.name)
-        if op.rows and not is_dense(&x.a):
-            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and must be row-major, "
-                             f"got strides {x.strides}")
-        for j in range(op.n_in - op.n_write):
-            if xs[j] is not None and (<TensorBase>xs[j]).storage is x.storage and not same_places(&arr[j], &arr[k]):
-                copy = dense_copy(&arr[j])
-                arr[j] = copy.a
-                held.append(copy)
         if not same_shape(&x.a, &arr[k]):
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and cannot be broadcast from "
                              f"{x.shape} to {shape_tuple(&arr[k])}")
+        check_distinct(op, k, x)
+        if op.rows and not is_dense(&x.a):
+            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and must be row-major, got strides "
+                             f"{x.strides}")
+    return 0
+
+
+cdef list separate(OpBase op, tuple xs, pn_array *arr):
+    """Copies, held by the list, of what an effect reads from the memory that it writes, other than place by place."""
+    cdef list held = []
+    cdef TensorBase t
+    cdef int k, w
+    for w in range(op.n_in - op.n_write, op.n_in):
+        for k in range(op.n_in - op.n_write):
+            if (xs[k] is not None and (<TensorBase>xs[k]).storage is (<TensorBase>xs[w]).storage
+                    and not same_places(&arr[k], &arr[w])):
+                t = dense_copy(&arr[k])
+                arr[k] = t.a
+                held.append(t)
     return held
+
+
+cdef bint same_places(const pn_array *a, const pn_array *b) noexcept:
+    """Whether equal indices mean the same memory; the shapes are equal."""
+    cdef int d
+    if a.data != b.data or a.dtype != b.dtype:
+        return False
+    for d in range(a.ndim):
+        if a.shape[d] != 1 and a.strides[d] != b.strides[d]:
+            return False
+    return True
 
 
 cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int dtype, Dims *dims):
@@ -303,6 +317,7 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
     cdef TensorBase x, y, dense = None
     cdef pn_array to
+    cdef int64_t nbytes
     if len(args) != 1 or not isinstance(args[0], TensorBase):
         raise TypeError(f"{op.name}: argument 'x': expected a Tensor, got {[type(a).__name__ for a in args]}")
     x = args[0]
@@ -324,6 +339,8 @@ cdef object apply_view(OpBase op, tuple args, dict params):
         if not reshaped(&x.a, &y.a):
             dense = dense_copy(&x.a)
             reshaped(&dense.a, &y.a)
+    if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
+        checked_bytes(&y.a, &nbytes)  # 2³² × 2³² must not count as 0 elements
     y.storage = x.storage if dense is None else dense.storage
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
@@ -446,6 +463,7 @@ cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
                          f"got shape {t.shape} and dtype {t.dtype}")
     if is_written(op, k):
         check_writable(t, op.name)
+    check_values(t)
     to[0] = t.a
     return 0
 
@@ -467,9 +485,11 @@ cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_ar
     if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
         raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
                          f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
+    check_values(t)
     if is_written(op, k):
         check_writable(t, op.name)
     if same_steps(&t.a, want):
+        held.append(t.storage)
         to[0] = t.a
         return 0
     copy = blank()

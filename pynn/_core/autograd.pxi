@@ -61,6 +61,7 @@ cdef list run_bwd(Node n, list dys, int need):
     for k in range(op.n_out):
         if op.save_out & (1 << k):
             xs.append(saved_out(n, k))
+    memory = [(<TensorBase>x).storage for x in xs if x is not None]  # as in execute
     j = fill_bwd_inputs(op, xs, full, arr)
     held = conform(op, arr, j) if op.rows else None
     for k in range(op.n_in):
@@ -133,7 +134,7 @@ cdef list differentiate(Node n, list dys, int need, bint create_graph):
             wanted.append(leaf)
             places.append(k)
         else:
-            leaf = view_of(x, &x.a)
+            leaf = x if create_graph else view_of(x, &x.a)  # others may be asked for in the second order
         leaves.append(leaf)
     pn_grad_off = 0
     try:
@@ -264,20 +265,20 @@ cdef int add_to_slot(dict slots, Node n, int k, TensorBase g) except -1:
 cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph):
     """Reverse-mode derivative of ys. xs None: accumulates into the leaves' grad; else returns those of xs."""
     global pn_grad_off
-    cdef dict slots = {}, leaf_grads = {}
+    cdef dict slots = {}, leaf_grads = {}, hooked = {}
     cdef list order = collect(ys, oldest(xs) if xs is not None else 0), slot
     cdef Wanted wanted = Wanted(xs, order) if xs is not None else None
     cdef Node n
     cdef TensorBase y
     cdef int k, off = pn_grad_off
-    cdef object d
+    cdef object d, g
     pn_grad_off = 0 if create_graph else 1
     try:
         for y, d in zip(ys, dys):
             if y.node is not None:
                 add_to_slot(slots, y.node, y.out_idx, d)
             elif y.leaf_grad:
-                give_leaf(y, d, leaf_grads, wanted)
+                give_leaf(y, d, leaf_grads, wanted, hooked)
         for k in range(len(order)):
             n = <Node>order[k]
             order[k] = None
@@ -291,11 +292,17 @@ cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph)
                     slots[n] = list(slot)
                 if n not in wanted.leading:
                     continue
-            step(n, slot, slots, leaf_grads, wanted, create_graph)
+            step(n, slot, slots, leaf_grads, wanted, hooked, create_graph)
             slot = None
             if not retain_graph:
                 n.inputs = None
                 n.shadows = None
+        for y, d in list(hooked.values()):
+            for fn in list(y._hooks):
+                g = fn(d)
+                if g is not None:
+                    d = replaced(d, g)
+            give_leaf(y, d, leaf_grads, wanted, None)
     finally:
         pn_grad_off = off
     if xs is None:
@@ -304,7 +311,8 @@ cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph)
             for y in xs]
 
 
-cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, bint create_graph) except -1:
+cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, dict hooked,
+              bint create_graph) except -1:
     """Passes the gradients of n's outputs on to its inputs."""
     cdef int k, need = need_of(n, wanted)
     cdef list gs
@@ -328,7 +336,7 @@ cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, bin
         if x.node is not None:
             add_to_slot(slots, x.node, x.out_idx, g)
         else:
-            give_leaf(x, g, leaf_grads, wanted)
+            give_leaf(x, g, leaf_grads, wanted, hooked)
     return 0
 
 
@@ -351,13 +359,15 @@ cdef object replaced(TensorBase g, object new):
     return new
 
 
-cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted) except -1:
-    """Adds g to a leaf's share: to leaf.grad, or to leaf_grads where a walk returns gradients."""
-    if leaf._hooks is not None:
-        for fn in list(leaf._hooks):
-            new = fn(g)
-            if new is not None:
-                g = replaced(g, new)
+cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted, dict hooked) except -1:
+    """Adds g to a leaf's share: to leaf.grad, or to leaf_grads where a walk returns gradients.
+
+    What a leaf with hooks gets is collected in `hooked` first: a hook sees the whole gradient, once.
+    """
+    if hooked is not None and leaf._hooks:
+        old = hooked.get(id(leaf))
+        hooked[id(leaf)] = (leaf, g if old is None else apply(core_op(OP_ADD), (old[1], g), _no_params))
+        return 0
     if wanted is not None:
         if id(leaf) in wanted.leaves:
             old = leaf_grads.get(id(leaf))

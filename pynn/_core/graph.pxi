@@ -41,6 +41,9 @@ cdef class Node:
         if pn_free_depth == 0 and _graveyard:
             drain_graveyard()
 
+    def __init__(self):
+        raise TypeError("a Node is made by the engine alone")
+
     @property
     def name(self):
         return self.op.name

@@ -39,6 +39,7 @@ cdef class OpBase:
     cdef readonly bytes par_kinds
     cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
+    cdef int named_max              # the most named dimensions beside a "..."
     cdef int n_term
     cdef Term[MAX_TERM] term
     cdef readonly dict defaults
@@ -66,7 +67,11 @@ cdef class OpBase:
         self._order_columns()
         if self.n_in + self.n_out >= MAX_ARG or len(sym_names) > MAX_SYM:
             raise ValueError(f"{self.name}: too many arguments or named dimensions")
-        for k, (_, dims, ell, kind, optional, bound) in enumerate(list(ins) + list(outs)):
+        for k, (name, dims, ell, kind, optional, bound) in enumerate(list(ins) + list(outs)):
+            if len(dims) > PN_MAXDIM:
+                raise ValueError(f"{self.name}: argument '{name}' has more than {PN_MAXDIM} dimensions")
+            if ell >= 0 and len(dims) > self.named_max:
+                self.named_max = len(dims)
             self.spec[k].n_dims = len(dims)
             self.spec[k].ell = ell
             for d, (sym, coef) in enumerate(dims):
@@ -117,6 +122,8 @@ cdef class OpBase:
             raise ValueError(f"{self.name}: flops has more than {MAX_TERM} summands")
         self.n_term = len(terms)
         for k, (coef, syms) in enumerate(terms):
+            if len(syms) > 6:
+                raise ValueError(f"{self.name}: flops has a product of more than 6 factors")
             self.term[k].coef = coef
             self.term[k].n = len(syms)
             for d, s in enumerate(syms):
@@ -242,6 +249,9 @@ cdef inline int match_inputs(OpBase op, const pn_array *arr, dict params, Dims *
     cdef int k = bind_dims(op, arr, op.n_in, params, dims)
     if k < op.n_in:
         shape_error(op, k, arr, params, dims)
+    if dims.ell.ndim + op.named_max > PN_MAXDIM:
+        raise ValueError(f"{op.name}: expected at most {PN_MAXDIM} dimensions in every argument and result, got "
+                         f"{op.named_max} beside ...={shape_tuple(&dims.ell)}")
     return 0
 
 
@@ -358,19 +368,26 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
     cdef list xs
     if n > op.n_in:
         raise TypeError(f"{op.name}: expected at most {op.n_in} arguments ({', '.join(op.in_names)}), got {n}")
-    if n == op.n_in:  # the usual call: tensors of one floating dtype
+    if n == op.n_in:  # the usual call: tensors that are what the entry asks for
         for k in range(n):
             v = <object>PyTuple_GET_ITEM(args, k)
             kind = op.spec[k].kind
-            if not isinstance(v, TensorBase) or (kind != c'T' and kind != c'A'):
+            if v is None and op.spec[k].optional:
+                continue
+            if not isinstance(v, TensorBase):
                 break
             t = (<TensorBase>v).a.dtype
-            if t > PN_F64 or (dtype != PN_NONE and t != dtype):
+            if kind == c'i' or kind == c'b':
+                if t != (PN_I64 if kind == c'i' else PN_BOOL):
+                    break
+            elif kind == c'*' or t > PN_F64 or (dtype != PN_NONE and t != dtype):
                 break
-            dtype = t
+            else:
+                dtype = t
         else:
             dtype_out[0] = dtype
             return args
+        dtype = PN_NONE
     xs = [one_input(op, k, args[k] if k < n else None) for k in range(op.n_in)]
     dtype = PN_NONE
     first = None

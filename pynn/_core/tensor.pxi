@@ -110,6 +110,14 @@ cdef inline bint same_steps(const pn_array *a, const pn_array *b) noexcept nogil
     return True
 
 
+cdef int check_values(TensorBase x) except -1:
+    """Raises for a tensor that holds no memory: Tensor() without data, or an input that an op did not save."""
+    if x.storage is None:
+        raise RuntimeError(f"a tensor of shape {x.shape} without values: either Tensor() without data, or an input "
+                           "of a node whose entry does not name it in `saves`")
+    return 0
+
+
 cdef int checked_bytes(const pn_array *a, int64_t *out) except -1:
     cdef int64_t n = ITEMSIZE[a.dtype]
     cdef int d
@@ -206,6 +214,7 @@ cdef class TensorBase:
 
     @property
     def _version(self):
+        check_values(self)
         return self.storage.version
 
     @property
@@ -263,6 +272,7 @@ cdef class TensorBase:
 
     def numpy(self):
         """A NumPy array on the same memory; read-only where this tensor requires grad."""
+        check_values(self)
         cdef bint writable = not (self.leaf_grad or self.node is not None or self.storage.readonly)
         if writable:
             self.storage.exposed = True
@@ -270,13 +280,18 @@ cdef class TensorBase:
 
     def _writable(self):
         """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
+        cdef int d
         check_writable(self, "writable")
+        for d in range(self.a.ndim):
+            if self.a.shape[d] > 1 and self.a.strides[d] == 0:
+                raise ValueError(f"writable: dimension {d} of shape {self.shape} repeats the same memory; use x.clone()")
         return to_numpy(self, True)
 
     def _bump(self):
+        check_values(self)
         self.storage.version = tick()
 
-    def _rebind(self, TensorBase other):
+    def _rebind(self, TensorBase other not None):
         """Takes other's memory, dtype and layout in place of its own (Module.double, deepcopy)."""
         if self.node is not None:
             raise RuntimeError("only a leaf can take other memory")
@@ -290,6 +305,7 @@ cdef class TensorBase:
         """The value of a tensor of one element, as a Python number."""
         if size_of(&self.a) != 1:
             raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
+        check_values(self)
         return read_scalar(&self.a)
 
 
@@ -339,6 +355,7 @@ cdef object to_numpy(TensorBase x, bint writable):
     cdef cnp.npy_intp[8] steps
     cdef int64_t item = ITEMSIZE[x.a.dtype]
     cdef int d
+    check_values(x)
     for d in range(x.a.ndim):
         dims[d] = x.a.shape[d]
         steps[d] = x.a.strides[d] * item
@@ -453,7 +470,7 @@ cdef TensorBase scalar_tensor(object value, int dtype):
     return t
 
 
-def zeros_as(TensorBase x):
+def zeros_as(TensorBase x not None):
     """Zeros of x's shape, dtype and order in memory."""
     cdef TensorBase t = blank()
     pack_like(&x.a, &t.a)
@@ -462,7 +479,7 @@ def zeros_as(TensorBase x):
     return t
 
 
-def set_number(TensorBase x, double value):
+def set_number(TensorBase x not None, double value):
     """Overwrites a 0-d floating tensor: the value of a hyper-parameter."""
     check_writable(x, "set_number")
     if x.a.ndim != 0 or x.a.dtype > PN_F64:
@@ -476,7 +493,7 @@ def set_number(TensorBase x, double value):
 
 cdef int check_writable(TensorBase x, str what) except -1:
     """Values with history never change; leaves do, where nothing is being recorded."""
-    cdef int d
+    check_values(x)
     if x.node is not None:
         raise RuntimeError(f"{what}: a tensor with history cannot be changed in place; compute a new one "
                            "(pynn.where, pynn.index_put), or change x.detach().clone()")
@@ -484,23 +501,20 @@ cdef int check_writable(TensorBase x, str what) except -1:
         raise RuntimeError(f"{what}: a leaf that requires grad can be changed in place only under pynn.no_grad()")
     if x.storage.readonly:
         raise ValueError(f"{what}: the tensor's memory is read-only")
-    for d in range(x.a.ndim):
-        if x.a.shape[d] > 1 and x.a.strides[d] == 0:
-            raise ValueError(f"{what}: the tensor's elements share memory (expand); write to x.clone()")
     return 0
 
 
-def read_view(TensorBase x):
+def read_view(TensorBase x not None):
     """A read-only NumPy array on x's memory."""
     return to_numpy(x, False)
 
 
-def output_index(TensorBase x):
+def output_index(TensorBase x not None):
     """Which output of its node x is."""
     return x.out_idx
 
 
-def retain_grad(TensorBase x):
+def retain_grad(TensorBase x not None):
     """Lets walks leave x's gradient in x.grad, as long as x lives."""
     ref = weakref.ref(x)
 

@@ -93,6 +93,7 @@ cdef int reshape_target(const pn_array *x, object shape, pn_array *y) except -1:
     """y's shape from shape, in which one -1 stands for what is left."""
     cdef int64_t known = 1, n = size_of(x)
     cdef int d, hole = -1
+    cdef bint over = False
     shape = tuple(shape)
     if len(shape) > PN_MAXDIM:
         raise ValueError(f"reshape: argument 'shape': expected at most {PN_MAXDIM} dimensions, got {shape}")
@@ -104,7 +105,11 @@ cdef int reshape_target(const pn_array *x, object shape, pn_array *y) except -1:
         elif y.shape[d] < 0:
             raise ValueError(f"reshape: argument 'shape': expected sizes >= 0 and at most one -1, got {shape}")
         else:
-            known *= y.shape[d]
+            over = pn_mul_overflow(known, y.shape[d], &known) or over
+    if 0 in shape:
+        known, over = 0, False
+    if over:
+        known = -1
     if hole >= 0 and known > 0 and n % known == 0:
         y.shape[hole] = n // known
         known = n
@@ -116,13 +121,14 @@ cdef int reshape_target(const pn_array *x, object shape, pn_array *y) except -1:
 cdef int sliced(const pn_array *x, tuple begin, tuple shape, tuple step, pn_array *y) except -1:
     """Elements begin + i*step, i in [0, shape), along each dimension; bounds were checked by the caller."""
     cdef int d
-    cdef int64_t b, s, n, off = 0
+    cdef int64_t b, s, n, last, off = 0
     y[0] = x[0]
     if not (len(begin) == len(shape) == len(step) == x.ndim):
         raise ValueError(f"slice: expected {x.ndim} entries for shape {shape_tuple(x)}, got {begin}, {shape}, {step}")
     for d in range(x.ndim):
         b, s, n = begin[d], step[d], shape[d]
-        if n < 0 or (n > 0 and not (0 <= b < x.shape[d] and 0 <= b + (n - 1) * s < x.shape[d])):
+        if n < 0 or (n > 0 and (not 0 <= b < x.shape[d] or pn_mul_overflow(n - 1, s, &last) or
+                                not -b <= last < x.shape[d] - b)):
             raise IndexError(f"slice: {n} elements from {b} by {s} leave dimension {d} of size {x.shape[d]}")
         y.shape[d] = n
         y.strides[d] = x.strides[d] * s

@@ -151,5 +151,7 @@ def main(argv: list[str] | None = None) -> int:
               f"{r['bandwidth_share']:7.0%} {rate:8.2f} {rate / peak:7.0%}")  # fmt: skip
     if options.json:
         with open(options.json, "w") as f:
-            json.dump({"isa": _core.isa(), "threads": _core.get_num_threads(), "peak_gflops": peak, "rows": rows}, f, indent=1)
+            json.dump(
+                {"isa": _core.isa(), "threads": _core.get_num_threads(), "peak_gflops": peak, "rows": rows}, f, indent=1
+            )
     return 0

@@ -26,13 +26,15 @@ cast = Op(
     "cast", "x[...]:*", "y[...]:*", kernel="copy_fwd", like=True, params={"dtype": object},
     dtype=lambda x, dtype: dtype,
     vjp=lambda n, g: OPS.cast(g, dtype=n.ins[0].dtype),
-    samples=lambda rng: [((rng.standard_normal(n),), {"dtype": np.dtype(d)}) for d in ("f4", "f8") for n in ((3, 5), 3000)],
+    samples=lambda rng: [((rng.standard_normal(n),), {"dtype": np.dtype(d)}) for d in ("f4", "f8")
+                         for n in ((3, 5), 3000)],
     reference=lambda x, dtype: x.astype(dtype),
     doc="y = x as another dtype. A float out of an integer's range becomes the nearest that fits, NaN becomes 0.",
 )  # fmt: skip
 
 copy_ = Effect(
-    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd", reference=lambda x, y: np.broadcast_to(x, y.shape).astype(y.dtype),
+    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd",
+    reference=lambda x, y: np.broadcast_to(x, y.shape).astype(y.dtype),
     doc="y = x, in place, converted to y's dtype.",
 )  # fmt: skip
 
@@ -91,7 +93,7 @@ slice_ = Op(
     "slice", "x[...]:*", "y[...]:*", view="slice", params={"begin": tuple, "shape": tuple, "step": tuple},
     vjp=lambda n, g: OPS.unslice(g, _place(n.params), shape=n.ins[0].shape),
     samples=lambda rng: [((rng.standard_normal((5, 6)),), {"begin": (1, 5), "shape": (2, 3), "step": (2, -2)})],
-    reference=lambda x, begin, shape, step: x[tuple(b + s * np.arange(n) for b, s, n in zip(begin, step, shape))[0]][
+    reference=lambda x, begin, shape, step: x[next(b + s * np.arange(n) for b, s, n in zip(begin, step, shape))][
         :, begin[1] + step[1] * np.arange(shape[1])],
     doc="y[i] = x[begin + i·step], 0 ≤ i < shape, along each dimension.",
 )  # fmt: skip
@@ -102,13 +104,24 @@ def _slice_back(n, g):
     return OPS.slice(g, begin=tuple(begin), shape=n.ins[0].shape, step=tuple(step)), None
 
 
+def _unslice_shape(shapes, shape):
+    if not len(shapes[0]) == shapes[1][1] == len(shape):
+        raise ValueError(f"unslice: argument 'place': expected a column for each dimension of x {shapes[0]} and of shape "
+                         f"{shape}, got {shapes[1]}")  # fmt: skip
+    return [shape]
+
+
 unslice = Op(
     "unslice", "x[...]:A place[2,D]:i", "y[...]:A", kernel="unslice_fwd", params={"shape": tuple}, saves="place",
-    shape=lambda shapes, shape: [shape],
+    shape=_unslice_shape, valid={"place": "steps within shape"},
     vjp=_slice_back,
     samples=lambda rng: [((rng.standard_normal((2, 3)), np.array([[1, 5], [2, -2]])), {"shape": (5, 6)}),
                          ((rng.standard_normal((40, 30)), np.array([[3, 61], [1, -2]])), {"shape": (50, 62)}),
                          ((rng.standard_normal((0, 3)), np.array([[0, 0], [1, 1]])), {"shape": (2, 3)})],
+    errors=[((np.ones(2), np.array([[4], [1]])), {"shape": (5,)}, IndexError,
+             r"unslice: argument 'place': expected steps within shape, got 1 at place\[1, 0\]"),
+            ((np.ones(2), np.array([[-1], [1]])), {"shape": (5,)}, IndexError, r"got -1 at place\[0, 0\]"),
+            ((np.ones(2), np.array([[1], [1]])), {"shape": (5, 5)}, ValueError, r"'place': expected a column")],
     reference=_unslice_reference,
     doc="y = 0 but for y[begin + i·step] = x[i], place = (begin, step): the adjoint of slice.",
 )  # fmt: skip

@@ -14,13 +14,17 @@ _UNARY, _BINARY = "a[...]", "a[...] b[...]"
 
 
 def _unary(name, vjp, reference, saves="a", **entry):
-    return Op(name, _UNARY, "y[...]", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry)
+    return Op(
+        name, _UNARY, "y[...]", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry
+    )
 
 
 def _number(name, ins, vjp, reference, saves="", **entry):
     """An op for integers too."""
     ins = " ".join(a + ":A" for a in ins.split())
-    return Op(name, ins, "y[...]:A", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry)
+    return Op(
+        name, ins, "y[...]:A", kernel=name + "_fwd", vjp=vjp, saves=saves, reference=reference, like=True, **entry
+    )
 
 
 def _flat(node, *gs):
@@ -57,9 +61,9 @@ def _apart(rng):
 
 
 maximum = _number("maximum", _BINARY, _chosen, np.maximum, saves="a b", samples=_apart,
-                  doc="y = max(a, b); NaN where either is. At ties each operand gets half of the gradient.")  # fmt: skip
+                  doc="y = max(a, b); NaN where either is. At ties each operand gets half the gradient.")  # fmt: skip
 minimum = _number("minimum", _BINARY, _chosen, np.minimum, saves="a b", samples=_apart,
-                  doc="y = min(a, b); NaN where either is. At ties each operand gets half of the gradient.")  # fmt: skip
+                  doc="y = min(a, b); NaN where either is. At ties each operand gets half the gradient.")  # fmt: skip
 
 where = Op(
     "where", "cond[...]:b a[...]:A b[...]:A", "y[...]:A", kernel="where_fwd", saves="cond", like=True,
@@ -94,7 +98,7 @@ logical_not = _logic("logical_not", _UNARY, np.logical_not, "y = not a")
 div = Op(
     "div", _BINARY, "y[...]", kernel="div_fwd", saves="a b", like=True, domain={"b": (0.3, 3)},
     vjp=lambda n, g: (g / n.ins[1] if n.need(0) else None,
-                      -g * n.ins[0] / (n.ins[1] * n.ins[1]) if n.need(1) else None),
+                      -g * (n.ins[0] / n.ins[1]) / n.ins[1] if n.need(1) else None),  # b² could overflow
     reference=np.true_divide, doc="y = a / b",
 )  # fmt: skip
 sqrt = _unary("sqrt", lambda n, g: g * 0.5 / n.outs[0], np.sqrt, saves="y", domain={"a": (0.2, 4)}, doc="y = √a")
@@ -121,8 +125,8 @@ erf = _unary(
 def _pow_back(n, g):
     a, b = n.ins
     da = db = None
-    if n.need(0):
-        da = g * b * OPS.pow(a, b - 1.0)
+    if n.need(0):  # at a = b = 0 it is 0, not 0·inf
+        da = g * b * OPS.pow(a, OPS.where(OPS.logical_and(a == 0.0, b == 0.0), 1.0, b) - 1.0)
     if n.need(1):  # at a = 0 the limit of y·ln a is 0 for b > 0
         db = g * OPS.where(a == 0.0, 0.0, n.outs[0] * OPS.log(OPS.where(a == 0.0, 1.0, a)))
     return da, db
@@ -130,7 +134,8 @@ def _pow_back(n, g):
 
 pow_ = Op(
     "pow", _BINARY, "y[...]", kernel="pow_fwd", saves="a b y", like=True, vjp=_pow_back,
-    domain={"a": (0.3, 2), "b": (-2, 3)}, reference=np.power, doc="y = aᵇ, by C's rules for signs, zeros and infinities",
+    domain={"a": (0.3, 2), "b": (-2, 3)}, reference=np.power,
+    doc="y = aᵇ, by C's rules for signs, zeros and infinities",
 )  # fmt: skip
 
 _WHOLE = tuple(range(-8, 9))

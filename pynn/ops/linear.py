@@ -22,7 +22,15 @@ def _reference(x, w, b=None):
 
 
 def _samples(rng):
-    for lead, i, o in (((3,), 5, 4), ((), 7, 1), ((2, 3), 17, 33), ((0,), 3, 2), ((1,), 1, 1), ((4,), 0, 3), ((64,), 64, 10)):
+    for lead, i, o in (
+        ((3,), 5, 4),
+        ((), 7, 1),
+        ((2, 3), 17, 33),
+        ((0,), 3, 2),
+        ((1,), 1, 1),
+        ((4,), 0, 3),
+        ((64,), 64, 10),
+    ):
         x, w = rng.standard_normal((*lead, i)), rng.standard_normal((o, i))
         yield (x, w, rng.standard_normal(o)), {}
         yield (x, w, None), {}

@@ -33,7 +33,7 @@ def _reduced(loss, reduction, total):
 
 
 def _last(x):
-    return OPS.sum_to(x, shape=x.shape[:-1] + (1,)).reshape(x.shape[:-1])
+    return OPS.sum_to(x, shape=(*x.shape[:-1], 1)).reshape(x.shape[:-1])
 
 
 def _labels(target, n_classes, ignore_index, dtype):
@@ -51,7 +51,7 @@ def _weighted(x, q, weight):
 
 def _norm(x):
     """(max, ln Σ e^(x − max)) of each row, which the kernel saves: constants for derivatives."""
-    top = OPS.amax(x.detach(), shape=x.shape[:-1] + (1,))
+    top = OPS.amax(x.detach(), shape=(*x.shape[:-1], 1))
     log_sum = OPS.log(OPS.sum_to(OPS.exp(x.detach() - top), shape=top.shape))
     first = Tensor(np.array([1, 0])).astype(x.dtype)
     return top * first + log_sum * (1.0 - first)
@@ -144,19 +144,23 @@ def _class_samples(soft, **extra):
     return samples
 
 
-def _class_shapes(name, soft, outs):
-    """Checks target against input and gives the outputs' shapes."""
+def _class_shapes(name, soft, norm, total):
+    """Checks target against input and gives the shapes of loss, norm and total."""
 
-    def shapes_of(shapes, reduction, **_):
-        x, target = shapes[:2]
+    def shapes_of(shapes, reduction, ignore_index=None, label_smoothing=None):
+        x, target, _ = shapes
         rows = x[:-1]
-        if target != (x if soft else rows):
-            raise ValueError(f"{name}: argument 'target': expected shape {x if soft else rows} for input {x} with "
-                             f"classes last, got {target}")  # fmt: skip
+        want = x if soft else rows
+        if target != want:
+            raise ValueError(
+                f"{name}: argument 'target': expected shape {want} for input {x} with classes last, got {target}"
+            )
         if x[-1] == 0 and math.prod(rows):
             raise ValueError(f"{name}: argument 'input': expected at least one class, got shape {x}")
-        shapes = {"loss": rows if reduction == NONE else (), "norm": rows + (2,), "total": ()}
-        return [shapes[k] for k in outs]
+        loss = rows if reduction == NONE else ()
+        if not norm:
+            return loss, ()
+        return (loss, (*rows, 2), ()) if total else (loss, (*rows, 2))
 
     return shapes_of
 
@@ -164,8 +168,8 @@ def _class_shapes(name, soft, outs):
 _cross_entropy = Op(
     "cross_entropy", "input[...,C] target[...]:i<C weight[C]?:C", "loss[...] norm[...,2]:C total[]:C",
     kernel="cross_entropy_fwd", bwd="cross_entropy_bwd", saves="input target weight norm total", layout="dense",
-    formula=_index_formula, params={"ignore_index": -100, "reduction": MEAN, "label_smoothing": 0.0}, flops="20*n*C",
-    shape=_class_shapes("cross_entropy", False, ("loss", "norm", "total")),
+    formula=_index_formula, params={"ignore_index": -100, "reduction": MEAN, "label_smoothing": 0.0},
+    shape=_class_shapes("cross_entropy", False, True, True),
     reference=_index_reference, samples=_class_samples(False, ignore_index=1, label_smoothing=0.1),
     errors=[((np.zeros((2, 3)), np.array([0, 3]), None), {}, IndexError,
              r"cross_entropy: argument 'target': expected 0 <= value < 3, got 3 at target\[1\]"),
@@ -177,8 +181,8 @@ _cross_entropy = Op(
 _cross_entropy_soft = Op(
     "cross_entropy_soft", "input[...,C] target[...,C] weight[C]?:C", "loss[...] norm[...,2]:C",
     kernel="cross_entropy_soft_fwd", bwd="cross_entropy_soft_bwd", saves="input target weight norm", layout="dense",
-    formula=_soft_formula, params={"reduction": MEAN, "label_smoothing": 0.0}, flops="20*n*C",
-    shape=_class_shapes("cross_entropy_soft", True, ("loss", "norm")),
+    formula=_soft_formula, params={"reduction": MEAN, "label_smoothing": 0.0},
+    shape=_class_shapes("cross_entropy_soft", True, True, False),
     reference=_soft_reference, samples=_class_samples(True, label_smoothing=0.2),
     errors=[((np.zeros((2, 3)), np.zeros((2, 4)), None), {}, ValueError, r"'target': expected shape .*got \(2, 4\)")],
     doc="l = −Σ q'·w·log p, q' = (1−ε)·q + ε/C, p = softmax(x); mean: Σ l/rows. Source: S1 §1.2; arXiv 1512.00567.",
@@ -187,7 +191,7 @@ _nll_loss = Op(
     "nll_loss", "input[...,C] target[...]:i<C weight[C]?:C", "loss[...] total[]:C",
     kernel="nll_loss_fwd", bwd="nll_loss_bwd", saves="input target weight total", layout="dense",
     formula=_nll_formula, params={"ignore_index": -100, "reduction": MEAN},
-    shape=_class_shapes("nll_loss", False, ("loss", "total")),
+    shape=_class_shapes("nll_loss", False, False, True),
     reference=_nll_reference, samples=_class_samples(False, ignore_index=1),
     errors=[((np.zeros((2, 3)), np.array([-1, 0]), None), {}, IndexError,
              r"nll_loss: argument 'target': expected 0 <= value < 3, got -1 at target\[0\]")],

@@ -11,7 +11,22 @@ import numpy as np
 from ..op import OPS, Op
 from .index import cat
 
-__all__ = ["all_", "amax", "amin", "any_", "argmax", "argmin", "max_", "mean", "min_", "norm", "prod", "std", "sum_", "var"]
+__all__ = [
+    "all_",
+    "amax",
+    "amin",
+    "any_",
+    "argmax",
+    "argmin",
+    "max_",
+    "mean",
+    "min_",
+    "norm",
+    "prod",
+    "std",
+    "sum_",
+    "var",
+]
 
 
 def _axes(shape, x):
@@ -84,7 +99,7 @@ def _argmax_reference(x, shape):
 argmax_to = Op(
     "argmax", "x[...]:A", "y[...]:i", kernel="argmax_fwd", params={"shape": tuple}, shape=_check("argmax"),
     vjp=lambda n, g: None, samples=_samples(False), reference=_argmax_reference,
-    doc="y = the place, row-major over the reduced dimensions, where x is largest first; that of a NaN if there is one.",
+    doc="y = the first place, row-major over the reduced dimensions, where x is largest; that of a NaN if any.",
 )  # fmt: skip
 
 
@@ -102,7 +117,9 @@ def _to_shape(x, dim, what):
             if not -len(shape) <= d < len(shape):
                 raise IndexError(f"{what}: argument 'dim': expected a dimension of shape {shape}, got {d}")
             dims.add(d % len(shape))
-    return tuple(1 if d in dims else n for d, n in enumerate(shape)), tuple(n for d, n in enumerate(shape) if d not in dims)
+    return tuple(1 if d in dims else n for d, n in enumerate(shape)), tuple(
+        n for d, n in enumerate(shape) if d not in dims
+    )
 
 
 def _reduce(op, x, dim, keepdim):
@@ -133,19 +150,32 @@ def var(x, dim=None, correction=1, keepdim=False):
 
 
 def std(x, dim=None, correction=1, keepdim=False):
-    """The square root of var."""
-    return OPS.sqrt(var(x, dim, correction, keepdim))
+    """The square root of var; its derivative where that is 0 is 0."""
+    return _root(var(x, dim, correction, keepdim), 2)
+
+
+def _root(s, p):
+    """s^(1/p), with a derivative of 0 where s is 0."""
+    zero = OPS.eq(s, 0.0)
+    s = OPS.where(zero, 1.0, s)
+    return OPS.where(zero, 0.0, OPS.sqrt(s) if p == 2 else OPS.pow(s, 1.0 / p))
 
 
 def norm(x, p=2.0, dim=None, keepdim=False):
-    """(Σ|x|ᵖ)^(1/p) over dim; p may be inf."""
-    if p == float("inf"):
-        return amax(OPS.abs(x), dim, keepdim)
+    """(Σ|x|ᵖ)^(1/p) over dim, with a derivative of 0 where it is 0.
+
+    p = ±inf: the largest or smallest |x|; 0: how many are not 0.
+    """
+    if abs(p) == float("inf"):
+        return (amax if p > 0 else amin)(OPS.abs(x), dim, keepdim)
+    if p == 0:
+        return sum_(OPS.cast(OPS.ne(x, 0.0), dtype=x.dtype), dim, keepdim)
     if p == 2:
-        return OPS.sqrt(sum_(x * x, dim, keepdim))
+        return _root(sum_(x * x, dim, keepdim), 2)
     if p == 1:
         return sum_(OPS.abs(x), dim, keepdim)
-    return OPS.pow(sum_(OPS.pow(OPS.abs(x), p), dim, keepdim), 1.0 / p)
+    total = sum_(OPS.pow(OPS.abs(x), p), dim, keepdim)
+    return _root(total, p) if p > 0 else OPS.pow(total, 1.0 / p)
 
 
 def amax(x, dim=None, keepdim=False):
@@ -165,7 +195,8 @@ def argmax(x, dim=None, keepdim=False):
 
 def argmin(x, dim=None, keepdim=False):
     """The first place of the smallest element along dim, or among all in row-major order; int64."""
-    return _reduce(argmax_to, OPS.neg(x if x.dtype.kind == "f" else x.astype(np.int64)), dim, keepdim)
+    # for integers −1 − x, which never wraps around, as −x does at the smallest
+    return _reduce(argmax_to, OPS.neg(x) if x.dtype.kind == "f" else OPS.sub(-1, x.astype(np.int64)), dim, keepdim)
 
 
 Extreme = namedtuple("Extreme", "values indices")
@@ -182,9 +213,12 @@ def min_(x, dim=None, keepdim=False):
 
 
 def prod(x, dim=None, keepdim=False):
-    """The product over dim, by pairs: differentiable where factors are 0."""
+    """The product over dim, by pairs: differentiable where factors are 0; integers and bools multiply as int64."""
+    x = x if x.dtype.kind == "f" else x.astype(np.int64)
     if dim is None:
         x, dim = OPS.reshape(x, shape=(-1,)), 0
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"prod: argument 'dim': expected a dimension of shape {x.shape}, got {dim}")
     dim %= x.ndim
     while x.shape[dim] > 1:
         n = x.shape[dim]

@@ -9,12 +9,12 @@ __all__ = ["log_softmax", "logsumexp", "softmax"]
 
 
 def _row_sum(x):
-    return OPS.sum_to(x, shape=x.shape[:-1] + (1,))
+    return OPS.sum_to(x, shape=(*x.shape[:-1], 1))
 
 
 def _shifted(x):
     """x minus its maximum along the row, which derivatives do not see."""
-    return x - OPS.amax(x.detach(), shape=x.shape[:-1] + (1,))
+    return x - OPS.amax(x.detach(), shape=(*x.shape[:-1], 1))
 
 
 def _softmax_formula(x):

@@ -17,14 +17,20 @@ def takes_labels(loss) -> bool:
 
 
 def accuracy_for(loss) -> Callable | None:
-    """correct(output, target) → (right, counted) for a loss of classification; None for another one."""
+    """correct(pairs) → (right, counted) for a loss of classification; None for another one."""
     if takes_labels(loss):
         ignored = getattr(loss, "ignore_index", -100)
-        return lambda output, target: _right_class(output, target, ignored)
+        return lambda pairs: _right_class(*_joined(pairs), ignored)
     if isinstance(loss, (BCELoss, BCEWithLogitsLoss)):
         border = 0.0 if isinstance(loss, BCEWithLogitsLoss) else 0.5
-        return lambda output, target: (np.count_nonzero((output > border) == (target > 0.5)), output.size)
+        return lambda pairs: _right_side(*_joined(pairs), border)
     return None
+
+
+def _joined(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Several batches' (output, target) as one."""
+    outputs, targets = zip(*pairs, strict=True)
+    return np.concatenate(outputs), np.concatenate(targets)
 
 
 def _right_class(output: np.ndarray, target: np.ndarray, ignored: int) -> tuple[int, int]:
@@ -32,15 +38,19 @@ def _right_class(output: np.ndarray, target: np.ndarray, ignored: int) -> tuple[
     if target.ndim == output.ndim:
         target = target.argmax(1)
         ignored = -1  # probabilities all count
-    right = output.argmax(1) == target
     counted = target != ignored
-    return np.count_nonzero(right & counted), np.count_nonzero(counted)
+    return np.count_nonzero((output.argmax(1) == target) & counted), np.count_nonzero(counted)
+
+
+def _right_side(output: np.ndarray, target: np.ndarray, border: float) -> tuple[int, int]:
+    """Yes or no: output above its border, target above one half."""
+    return np.count_nonzero((output > border) == (target > 0.5)), output.size
 
 
 def total_of(metric: Callable) -> Callable:
-    """A user's metric(output, target) → mean over the batch, as (sum, count)."""
+    """A user's metric(output, target) → mean over a batch, as total(pairs) → (sum, count)."""
 
-    def total(output, target):
-        return float(metric(output, target)) * len(output), len(output)
+    def total(pairs):
+        return sum(float(metric(y, t)) * len(y) for y, t in pairs), sum(len(y) for y, _ in pairs)
 
     return total

@@ -25,35 +25,48 @@ __all__ = ["Trainer"]
 
 BATCH_BYTES = 4 << 20  # a batch of predict and evaluate takes about this much of the input …
 BATCH_ROWS = 1024  # … and no more samples than this
+HELD_BATCHES, HELD_BYTES = 32, 1 << 20  # outputs held back for the metrics
 
 
 class _Totals:
-    """Running sums of an epoch."""
+    """Running sums of an epoch. Outputs are held back for the metrics, which take many batches at a time."""
 
     def __init__(self, metrics: dict[str, Callable], per_sample: bool):
         self._metrics = metrics
         self._per_sample = per_sample  # the loss is a mean over its batch, not a sum
         self._loss = 0.0
         self._seen = 0
+        self._held: list[tuple[np.ndarray, np.ndarray]] = []
+        self._held_bytes = 0
         self._sums = {name: [0.0, 0] for name in metrics}
 
     def add(self, loss: float, output: Tensor, target: Tensor) -> None:
-        n = output.shape[0]
+        n = len(output)
         self._loss += loss * n if self._per_sample else loss
         self._seen += n
         if self._metrics:
             y, t = _core.read_view(output), _core.read_view(target)
-            for name, metric in self._metrics.items():
-                value, count = metric(y, t)
-                pair = self._sums[name]
-                pair[0] += value
-                pair[1] += count
+            self._held.append((y, t))
+            self._held_bytes += y.nbytes + t.nbytes
+            if len(self._held) == HELD_BATCHES or self._held_bytes > HELD_BYTES:
+                self._count()
+
+    def _count(self) -> None:
+        """Gives the batches held back to the metrics."""
+        for name, metric in self._metrics.items() if self._held else ():
+            value, count = metric(self._held)
+            pair = self._sums[name]
+            pair[0] += value
+            pair[1] += count
+        self._held.clear()
+        self._held_bytes = 0
 
     def means(self, prefix: str = "") -> dict[str, float]:
         """The loss and each metric, averaged over the samples so far."""
+        self._count()
         figures = {prefix + "loss": self._loss / self._seen if self._seen else math.nan}
         for name, (value, count) in self._sums.items():
-            figures[prefix + name] = value / count if count else math.nan
+            figures[prefix + name] = float(value / count) if count else math.nan
         return figures
 
 
@@ -283,7 +296,7 @@ class Trainer:
 
 
 def _metrics_of(metrics, loss) -> dict[str, Callable]:
-    """{name: function(output, target) → (sum, count)}."""
+    """{name: function(pairs of output and target) → (sum, count)}."""
     if metrics is None:
         return {}
     accuracy = accuracy_for(loss)

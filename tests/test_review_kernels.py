@@ -1,0 +1,100 @@
+"""Corners of the kernels and entries that samples of the registry do not reach."""
+
+import numpy as np
+import pytest
+
+import pynn
+from pynn import OPS, no_grad, tensor
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: OPS.gather_rows(tensor(np.ones((3, 2))), tensor(np.zeros((1,) * 8, np.int64))),
+        lambda: OPS.cross_entropy(tensor(np.zeros((1,) * 7 + (3,))), tensor(np.zeros((1,) * 8, np.int64)), None),
+        lambda: OPS.scatter_add(tensor(np.zeros((2, 3))), tensor(np.zeros((1,) * 7 + (2,), np.int64)), rows=2),
+    ],
+)
+def test_nine_dimensions_are_an_error(call):
+    with pytest.raises(ValueError, match="expected at most 8 dimensions, got 9"):
+        call()
+
+
+@pytest.mark.parametrize("n", [8, 100_001])
+def test_copy_between_overlapping_views(n):
+    want = np.arange(n, dtype=np.float32)
+    x = tensor(want)
+    for to, source in ((np.s_[:], np.s_[::-1]), (np.s_[1:], np.s_[:-1]), (np.s_[:-1], np.s_[1:])):
+        x[to].copy_(x[source])
+        want[to] = want[source].copy()
+        assert np.array_equal(x.numpy(), want)
+    x.copy_(x)
+    assert np.array_equal(x.numpy(), want)
+
+
+def test_what_shares_memory_with_itself_is_not_written():
+    x = OPS.expand(tensor(np.zeros((1, 2))), shape=(3, 2))
+    with no_grad(), pytest.raises(ValueError, match="copy_: argument 'y' is written, and elements of its dimension 0"):
+        x.copy_(tensor(np.ones((3, 2))))
+
+
+def test_the_smallest_integer():
+    least = np.iinfo(np.int64).min
+    x = tensor(np.array([0, least, 5, least]))
+    assert pynn.argmin(x).item() == 1 and pynn.argmax(x).item() == 2
+    assert pynn.abs(x).numpy().tolist() == [0, least, 5, least]  # as NumPy's
+
+
+def grads(f, *arrays):
+    xs = [tensor(np.asarray(a)) for a in arrays]
+    for x in xs:
+        x.requires_grad = True
+    f(*xs).sum().backward()
+    return [x.grad.numpy() for x in xs]
+
+
+def test_quotients_whose_square_overflows():
+    for dtype in (np.float32, np.float64):
+        big = np.array([1e25, 1e-25, 2], dtype) ** (1 if dtype == np.float32 else 8)
+        da, db = grads(lambda a, b: a / b, big, big)
+        assert np.allclose(db * big, -1, rtol=1e-6) and np.allclose(da * big, 1, rtol=1e-6)
+
+
+def test_pow_to_zero():
+    (da,) = grads(lambda a: a**0.0, [0.0, 2.0, -1.0])
+    assert da.tolist() == [0, 0, 0]
+    # the mixed second derivative at b = 0 is 1/a
+    a, b = tensor(np.array([2.0, 4.0])), tensor(np.zeros(2))
+    a.requires_grad = b.requires_grad = True
+    (da,) = pynn.grad(OPS.pow(a, b).sum(), [a], create_graph=True)
+    (dab,) = pynn.grad(da.sum(), [b])
+    assert np.allclose(dab.numpy(), [0.5, 0.25])
+
+
+def test_roots_of_zero_have_no_slope():
+    for f in (pynn.norm, lambda x: pynn.norm(x, 3), pynn.std):
+        assert grads(f, np.zeros(4))[0].tolist() == [0, 0, 0, 0]
+    assert np.allclose(grads(pynn.norm, [3.0, -4.0])[0], [0.6, -0.8])
+
+
+def test_norms_of_other_orders():
+    x = tensor(np.array([3.0, 0, -5, 2]))
+    assert pynn.norm(x, float("-inf")).item() == 0 and pynn.norm(x, float("inf")).item() == 5
+    assert pynn.norm(x, 0).item() == 3
+    assert np.isclose(pynn.norm(x[2:], -1).item(), 1 / (1 / 5 + 1 / 2))
+
+
+def test_prod_of_integers_and_of_no_dimension():
+    y = pynn.prod(tensor(np.array([200, 2], np.uint8)))
+    assert y.item() == 400 and y.dtype == np.int64
+    assert pynn.prod(tensor(np.array([True, False]))).dtype == np.int64
+    with pytest.raises(IndexError, match="prod: argument 'dim'"):
+        pynn.prod(tensor(np.ones((2, 3))), 2)
+
+
+def test_amax_of_columns_keeps_the_bits_of_its_position():
+    rng = np.random.default_rng(0)
+    x = rng.choice([-0.0, 0.0, -1.0], (40, 37))
+    whole = OPS.amax(tensor(x), shape=(1, 37)).numpy()
+    for n in range(4, 37):
+        assert OPS.amax(tensor(x)[:, :n], shape=(1, n)).numpy().tobytes() == whole[:, :n].tobytes()
