@@ -13,7 +13,7 @@ import numpy as np
 from . import _core
 from .op import OPS
 
-__all__ = ["Tensor", "from_numpy", "tensor"]
+__all__ = ["Tensor", "from_dlpack", "from_numpy", "tensor"]
 
 float32, float64, int64, int32, uint8, bool_ = _core.DTYPES
 
@@ -163,6 +163,9 @@ class Tensor(_core.TensorBase):
         return view
 
     def __dlpack__(self, **kwargs):
+        """The memory for another library, as DLPack; BufferError for a tensor that requires grad."""
+        if self.requires_grad:
+            raise BufferError("__dlpack__: a tensor that requires grad cannot be exported; use x.detach()")
         return self.numpy().__dlpack__(**kwargs)
 
     def __dlpack_device__(self):
@@ -335,7 +338,8 @@ class Tensor(_core.TensorBase):
         return OPS.expand(self, shape=tuple(shape))
 
     def contiguous(self) -> Tensor:
-        return self if self.is_contiguous() else OPS.reshape(OPS.copy(self), shape=self.shape)
+        """The same values row-major: itself, or a copy with history."""
+        return self if self.is_contiguous() else OPS.reshape(OPS.reshape(self, shape=(-1,)), shape=self.shape)
 
     def clone(self) -> Tensor:
         """A copy in memory of its own, with history."""
@@ -443,6 +447,17 @@ def from_numpy(array: np.ndarray) -> Tensor:
         TypeError: not an array, or a dtype or byte order that needs a conversion. ValueError: unaligned.
     """
     return _core.share_array(array)
+
+
+def from_dlpack(x) -> Tensor:
+    """A tensor on the memory of another library's array, by DLPack.
+
+    Raises:
+        TypeError: no such object, or a dtype that needs a conversion. BufferError: memory that is not the CPU's.
+    """
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(f"from_dlpack: argument 'x': expected an object with __dlpack__, got {type(x).__name__}")
+    return _core.share_array(np.from_dlpack(x), "from_dlpack: argument 'x'")
 
 
 def full(shape, value, dtype=float32) -> Tensor:

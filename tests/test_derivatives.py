@@ -14,7 +14,8 @@ def closed_forms():
     """name, function, derivatives of order 0 to 3 at x."""
     e, s, c, t = np.exp, np.sin, np.cos, np.tanh
     return [
-        ("x**5", lambda x: x * x * x * x * x, [lambda x: x**5, lambda x: 5 * x**4, lambda x: 20 * x**3, lambda x: 60 * x**2]),
+        ("x**5", lambda x: x * x * x * x * x, [
+            lambda x: x**5, lambda x: 5 * x**4, lambda x: 20 * x**3, lambda x: 60 * x**2]),
         ("exp(sin)", lambda x: OPS.exp(OPS.sin(x)), [
             lambda x: e(s(x)), lambda x: e(s(x)) * c(x), lambda x: e(s(x)) * (c(x) ** 2 - s(x)),
             lambda x: e(s(x)) * c(x) * (c(x) ** 2 - 3 * s(x) - 1)]),

@@ -377,10 +377,12 @@ def test_inference_saves_nothing():
 
     y = run()
     trained = _core.alloc_stats()["live"] - before
+    assert y.requires_grad
     del y
     with no_grad():
         y = run()
     inferred = _core.alloc_stats()["live"] - before
+    assert not y.requires_grad
     assert trained == 10 * x.size * 4
     assert inferred == y.size * 4
 

@@ -76,7 +76,7 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
         arr[op.n_in + k] = x.a
         total += size_of(&x.a)
     if op.rows:
-        held = conform(op, arr, op.n_in)
+        held = conform(op, arr, op.n_in - op.n_write)
     if total > 0 or op.n_out == 0:
         launch(op, arr, op.n_in + op.n_out, params, dtype, &dims, total)
     if op.n_write:
@@ -99,6 +99,9 @@ cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and cannot be broadcast from "
                              f"{x.shape} to {shape_tuple(&arr[k])}")
         check_distinct(op, k, x)
+        if op.rows and not is_dense(&x.a):
+            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and must be row-major, got strides "
+                             f"{x.strides}")
     return 0
 
 
@@ -325,7 +328,7 @@ cdef int check_finite(OpBase op, const pn_array *arr, int n) except -1:
 
 cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
-    cdef TensorBase x, y
+    cdef TensorBase x, y, dense = None
     cdef pn_array to
     cdef int64_t nbytes
     if len(args) != 1 or not isinstance(args[0], TensorBase):
@@ -347,11 +350,11 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     else:
         reshape_target(&x.a, params["shape"], &y.a)
         if not reshaped(&x.a, &y.a):
-            x = <TensorBase>apply(core_op(OP_COPY), (x,), core_op(OP_COPY).defaults)
-            reshaped(&x.a, &y.a)
+            dense = dense_copy(&x.a)
+            reshaped(&dense.a, &y.a)
     if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
         checked_bytes(&y.a, &nbytes)  # 2³² × 2³² must not count as 0 elements
-    y.storage = x.storage
+    y.storage = x.storage if dense is None else dense.storage
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
     return y

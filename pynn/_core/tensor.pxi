@@ -281,7 +281,11 @@ cdef class TensorBase:
 
     def _writable(self):
         """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
+        cdef int d
         check_writable(self, "writable")
+        for d in range(self.a.ndim):
+            if self.a.shape[d] > 1 and self.a.strides[d] == 0:
+                raise ValueError(f"writable: dimension {d} of shape {self.shape} repeats the same memory; use x.clone()")
         return to_numpy(self, True)
 
     def _bump(self):
@@ -406,24 +410,35 @@ def from_array(data, dtype=None, str what="data"):
     set_shape(&t.a, arr.shape)
     dense_strides(&t.a)
     allocate(t)
+    if plain and (t.a.dtype == PN_I32 or t.a.dtype == PN_U8) and arr.dtype == np.int64 and arr.size:
+        fits_in(t.a.dtype, arr, what)
     cdef object dst = to_numpy(t, True)
     np.copyto(dst, arr, casting="unsafe")
     return t
 
 
-def share_array(arr):
+cdef int fits_in(int dtype, object arr, str what) except -1:
+    """Python's integers do not wrap around silently."""
+    low, high = np.iinfo(_dtypes[dtype]).min, np.iinfo(_dtypes[dtype]).max
+    for v in (arr.min(), arr.max()):
+        if not low <= v <= high:
+            raise OverflowError(f"{what}: expected {low} <= value <= {high} for dtype {_dtypes[dtype]}, got {v}")
+    return 0
+
+
+def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
     cdef int d
     cdef int64_t item
     if not isinstance(arr, np.ndarray):
-        raise TypeError(f"from_numpy: argument 'array': expected a NumPy array, got {type(arr).__name__}")
+        raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
     if arr.dtype not in _dtype_tags:
-        raise TypeError(f"from_numpy: argument 'array': expected one of {', '.join(map(str, _dtypes))} in native "
+        raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
     item = arr.dtype.itemsize
     if not arr.flags.aligned or any(s % item for s, n in zip(arr.strides, arr.shape) if n > 1):
-        raise ValueError("from_numpy: argument 'array': expected aligned elements, got an unaligned array; "
+        raise ValueError(f"{what}: expected aligned elements, got an unaligned array; "
                          "pynn.tensor(array) makes an aligned copy")
     t = blank()
     t.a.dtype = dtype_tag(arr.dtype)
