@@ -36,7 +36,7 @@ lint: $(VENV)/.lint  ## ruff, clang-format, cython-lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/clang-format --dry-run -Werror $(C_FILES)
-	$(VENV)/bin/cython-lint --max-line-length=120 pynn
+	PATH=$(VENV)/bin:$$PATH cython-lint --max-line-length=120 pynn
 
 aarch64:  ## cross-compile the C core and run its self-test under qemu
 	$(PYTHON) tests/c/aarch64.py
@@ -97,7 +97,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.build
 	@touch $@
 
 $(VENV)/.lint: | $(VENV)/.build
-	$(PIP) ruff clang-format cython-lint
+	$(PIP) ruff clang-format cython-lint pycodestyle
 	@touch $@
 
 .venv-peers/.ready:

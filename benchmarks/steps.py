@@ -130,7 +130,8 @@ def compare(name, peers, options):
         rows.append({
             "workload": name, "threads": options.threads, "peer": lib,
             "pynn_us": statistics.median(times["pynn"]) * 1e6, "peer_us": statistics.median(times[lib]) * 1e6,
-            "ratio": statistics.median(ratios), "lower_quartile": ratios[len(ratios) // 4], "range": [ratios[0], ratios[-1]],
+            "ratio": statistics.median(ratios), "lower_quartile": ratios[len(ratios) // 4],
+            "range": [ratios[0], ratios[-1]],
         })  # fmt: skip
     return rows
 
@@ -148,8 +149,12 @@ def main():
         return
     for name in options.names:
         for r in compare(name, ("torch", "torch+"), options):
-            print(f"{r['workload']} {r['threads']} thread(s): pynn {r['pynn_us']:.1f} µs, {r['peer']} {r['peer_us']:.1f} µs, "
-                  f"ratio {r['ratio']:.2f} (quartile {r['lower_quartile']:.2f}, range {r['range'][0]:.2f}–{r['range'][1]:.2f})")  # fmt: skip
+            low, high = r["range"]
+            print(
+                f"{r['workload']} {r['threads']} thread(s): pynn {r['pynn_us']:.1f} µs, "
+                f"{r['peer']} {r['peer_us']:.1f} µs, ratio {r['ratio']:.2f} "
+                f"(quartile {r['lower_quartile']:.2f}, range {low:.2f}–{high:.2f})"
+            )
 
 
 if __name__ == "__main__":

@@ -33,7 +33,12 @@ typedef union pn_value {
 /* What went wrong. `arg` is the argument's place in the kernel's line of kernels.inc, `index` the
  * element's place in it in logical (row-major) order, `value` what was found there. Where several
  * elements are bad, the one with the lowest index is reported, whatever the number of threads. */
-enum { PN_OK, PN_E_INDEX /* value out of range */, PN_E_VALUE /* value not allowed */, PN_E_MEMORY };
+enum {
+    PN_OK,
+    PN_E_INDEX /* value out of range */,
+    PN_E_VALUE /* value not allowed */,
+    PN_E_MEMORY
+};
 
 typedef struct pn_error {
     int32_t code, arg;
@@ -63,59 +68,65 @@ typedef void (*pn_body)(pn_call *c, void *arg, int64_t chunk, int worker);
  * Subnormals are flushed to zero inside and the caller's floating-point state is restored. */
 void pn_for(pn_call *c, int64_t n_chunks, pn_body body, void *arg);
 
-int pn_max_workers(void);              /* upper bound of `worker` + 1: the number of threads set */
-int64_t pn_grain(int64_t n);           /* n elements a chunk, divided by PYNN_CHUNK_DIV (tests) */
+int pn_max_workers(void); /* upper bound of `worker` + 1: the number of threads set */
+int64_t pn_grain(int64_t n); /* n elements a chunk, divided by PYNN_CHUNK_DIV (tests) */
 void pn_fail(pn_call *c, int code, int arg, int64_t index, double value);
 
-int pn_set_num_threads(int n);         /* 0, or -1 where the threads could not be made */
+int pn_set_num_threads(int n); /* 0, or -1 where the threads could not be made */
 int pn_get_num_threads(void);
 void pn_set_chunk_div(int64_t div);
 int64_t pn_get_chunk_div(void);
 
 typedef struct pn_par_info {
-    int64_t regions;   /* pn_for calls with more than one chunk */
-    int64_t parallel;  /* ... that ran with at least one worker beside the caller */
-    int64_t granted;   /* workers granted, summed over regions */
-    int64_t serial;    /* ... that ran alone because another caller had the team */
+    int64_t regions; /* pn_for calls with more than one chunk */
+    int64_t parallel; /* ... that ran with at least one worker beside the caller */
+    int64_t granted; /* workers granted, summed over regions */
+    int64_t serial; /* ... that ran alone because another caller had the team */
     int64_t chunks_by_workers;
     int32_t team, threads; /* members of the team alive, threads set */
 } pn_par_info;
 void pn_par_stats(pn_par_info *out);
 void pn_par_stats_reset(void);
-const char *pn_par_backend(void);      /* "openmp" or "pthreads" */
-void pn_team_stop(void);               /* ends the workers; the next region starts them again */
-void pn_hot(int on);                   /* while on (counted), workers spin instead of parking */
+const char *pn_par_backend(void); /* "openmp" or "pthreads" */
+void pn_team_stop(void); /* ends the workers; the next region starts them again */
+void pn_hot(int on); /* while on (counted), workers spin instead of parking */
 
 /* ---- pn_alloc.c: storage ---------------------------------------------------------------------- */
 
-void *pn_alloc(int64_t bytes);         /* PN_ALIGN-aligned, not cleared; NULL where memory ends */
-void pn_free(void *p, int64_t bytes);  /* bytes as given to pn_alloc; from any thread */
+void *pn_alloc(int64_t bytes); /* PN_ALIGN-aligned, not cleared; NULL where memory ends */
+void pn_free(void *p, int64_t bytes); /* bytes as given to pn_alloc; from any thread */
 void pn_empty_cache(void);
 
 typedef struct pn_alloc_info {
-    int64_t live, peak_live;     /* bytes asked for and not yet freed */
-    int64_t cached;              /* bytes free in the cache */
-    int64_t reserved;            /* bytes held from the system: live, rounded up to classes, and cached */
-    int64_t n_alloc, n_free, n_hit, n_system; /* calls, those met from the cache, those that asked the system */
+    int64_t live, peak_live; /* bytes asked for and not yet freed */
+    int64_t cached; /* bytes free in the cache */
+    int64_t reserved; /* bytes held from the system: live, rounded up to classes, and cached */
+    int64_t n_alloc, n_free, n_hit,
+        n_system; /* calls, those met from the cache, those that asked the system */
 } pn_alloc_info;
 void pn_alloc_stats(pn_alloc_info *out);
 void pn_alloc_reset_peak(void);
 
 /* ---- cpu.c, table.c: the machine and its kernels ---------------------------------------------- */
 
-enum { PN_ISA_BASE, PN_ISA_MID, PN_ISA_WIDE, PN_NISA }; /* x86: v2, avx2, avx512; aarch64: neon only */
-const char *pn_isa_name(int level);    /* NULL where this build has no such level */
-int pn_isa_best(void);                 /* the highest level that this build and this machine have */
+enum {
+    PN_ISA_BASE,
+    PN_ISA_MID,
+    PN_ISA_WIDE,
+    PN_NISA
+}; /* x86: v2, avx2, avx512; aarch64: neon only */
+const char *pn_isa_name(int level); /* NULL where this build has no such level */
+int pn_isa_best(void); /* the highest level that this build and this machine have */
 int pn_isa(void);
-int pn_use_isa(int level);             /* 0, or -1 where the level is absent */
+int pn_use_isa(int level); /* 0, or -1 where the level is absent */
 
 typedef struct pn_kernel_info {
     const char *stem, *name;
-    const char *ins, *outs, *pars;     /* as in kernels.inc: "(a, b)" */
+    const char *ins, *outs, *pars; /* as in kernels.inc: "(a, b)" */
 } pn_kernel_info;
 int pn_n_kernels(void);
 const pn_kernel_info *pn_kernel(int id);
-pn_fn pn_kernel_fn(int id, int dtype);         /* NULL where the kernel has no form for dtype */
+pn_fn pn_kernel_fn(int id, int dtype); /* NULL where the kernel has no form for dtype */
 pn_scratch_fn pn_kernel_scratch(int id, int dtype); /* NULL where it needs none */
 
 #endif

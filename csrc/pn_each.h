@@ -149,7 +149,8 @@ static void pn_each_row(const pn_each *e, char *const *at, int64_t n) {
 
 static void pn_each_body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const pn_each *e = arg;
-    int64_t lo = chunk * e->grain, hi = pn_min(e->total, lo + e->grain), inner = e->shape[e->ndim - 1];
+    int64_t lo = chunk * e->grain, hi = pn_min(e->total, lo + e->grain),
+            inner = e->shape[e->ndim - 1];
     (void)c, (void)worker;
     while (lo < hi) {
         int64_t n = pn_min(hi - lo, inner - lo % inner), index[PN_MAXDIM], rest = lo;
@@ -158,7 +159,8 @@ static void pn_each_body(pn_call *c, void *arg, int64_t chunk, int worker) {
         for (int k = 0; k < e->n_arr; k++) {
             int64_t off = 0;
             for (int d = 0; d < e->ndim; d++) off += index[d] * e->stride[k][d];
-            at[k] = e->arr[k]->data ? (char *)e->arr[k]->data + off * pn_itemsize(e->arr[k]->dtype) : NULL;
+            at[k] = e->arr[k]->data ? (char *)e->arr[k]->data + off * pn_itemsize(e->arr[k]->dtype)
+                                    : NULL;
         }
         pn_each_row(e, at, n);
         lo += n;
@@ -200,11 +202,11 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
 #define PN_PART_STORE(p, v) pn_store_part(p, v, n - i)
 
 #define PN_EACH_BLOCK(kernel, n_in, n_out, before, body)                                           \
-    static void kernel##_block(const T *const *in, T *const *out, int64_t n, const pn_value *par) { \
+    static void kernel##_block(const T *const *in, T *const *out, int64_t n,                       \
+                               const pn_value *par) {                                              \
         int64_t i = 0;                                                                             \
         (void)par;                                                                                 \
-        before                                                                                     \
-        for (; i + PN_VL <= n; i += PN_VL) {                                                       \
+        before for (; i + PN_VL <= n; i += PN_VL) {                                                \
             PN_V##n_in(pn_load) PN_D##n_out body PN_O##n_out(pn_store)                             \
         }                                                                                          \
         if (PN_VL > 1 && i < n) {                                                                  \

@@ -64,7 +64,8 @@ typedef struct target {
     int accumulate, relu;
 } target;
 
-typedef void (*kernel_fn)(int64_t k, const T *a, int64_t ars, int64_t acs, const T *b, int64_t brs, const target *t);
+typedef void (*kernel_fn)(int64_t k, const T *a, int64_t ars, int64_t acs, const T *b, int64_t brs,
+                          const target *t);
 
 #define ALL(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
 #define TILE ALL(i, mr) ALL(v, nv)
@@ -72,8 +73,8 @@ typedef void (*kernel_fn)(int64_t k, const T *a, int64_t ars, int64_t acs, const
 /* m and n are constants at each call, so that the sums live in registers. A's rows are addressed in
  * groups of three from one pointer each, as x86 can add a register once or twice to an address. The two
  * vectors of a ragged tile overlap: the columns in both come out the same in both. */
-PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t ars, int64_t acs, const T *b,
-                      int64_t brs, const target *t) {
+PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t ars, int64_t acs,
+                      const T *b, int64_t brs, const target *t) {
     const int64_t v1 = t->v1;
     V sum[MR][NV];
     const T *row[(MR + 2) / 3];
@@ -96,10 +97,10 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t
     TILE pn_store(t->c + i * t->rs + v * v1, sum[i][v]);
 }
 
-#define KERNEL(mr, nv)                                                                                     \
-    static void kernel_##mr##_##nv(int64_t k, const T *a, int64_t ars, int64_t acs, const T *b, int64_t brs, \
-                                   const target *t) {                                                      \
-        kernel(mr, nv, k, a, ars, acs, b, brs, t);                                                         \
+#define KERNEL(mr, nv)                                                                             \
+    static void kernel_##mr##_##nv(int64_t k, const T *a, int64_t ars, int64_t acs, const T *b,    \
+                                   int64_t brs, const target *t) {                                 \
+        kernel(mr, nv, k, a, ars, acs, b, brs, t);                                                 \
     }
 #define KERNELS(mr) KERNEL(mr, 1) KERNEL(mr, 2)
 HEIGHTS(KERNELS)
@@ -153,7 +154,7 @@ static void pack_b(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int64_t
             for (; p + QL <= k; p += QL) {
                 Q r[QL];
                 turn(r, from, p);
-                ALL(i, QL) *(qmem *)(to + (p + i) * w + j) = r[i];
+                ALL(i, QL) * (qmem *)(to + (p + i) * w + j) = r[i];
             }
         for (; p < k; p++) ALL(i, QL) to[p * w + j + i] = from[i][p * rs];
     }
@@ -171,8 +172,8 @@ PN_INLINE Q fma_q(Q a, Q b, Q c) {
 
 /* One row of A by n columns of B that are contiguous (x W' with a W by rows), turned on the fly, as
  * nothing is read twice. A cache line of each column at a time: columns 4096 bytes apart share a set. */
-static __attribute__((noinline)) void row_sums(T *to, const T *a, int64_t acs, const T *b, int64_t cs, int64_t n,
-                                               int64_t k) {
+static __attribute__((noinline)) void row_sums(T *to, const T *a, int64_t acs, const T *b,
+                                               int64_t cs, int64_t n, int64_t k) {
     enum { GROUPS = NR / QL, LINE = PN_ALIGN / sizeof(T) };
     const T *from[GROUPS][QL];
     Q sum[GROUPS], r[2][QL] = {{{0}}};
@@ -201,7 +202,7 @@ static __attribute__((noinline)) void row_sums(T *to, const T *a, int64_t acs, c
             sum[g + 1] = t;
         }
     }
-    ALL(g, GROUPS) *(qmem *)(to + g * QL) = sum[g];
+    ALL(g, GROUPS) * (qmem *)(to + g * QL) = sum[g];
 }
 
 /* A tile of A: by rows, k apart, or, where A's columns are the contiguous ones, by columns, MR apart.
@@ -219,7 +220,8 @@ static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t
 
 /* ---- one chunk, or a whole small product ------------------------------------------------------ */
 
-PN_INLINE void copy(T *to, int64_t trs, int64_t tcs, const T *from, int64_t rs, int64_t cs, int64_t m, int64_t n) {
+PN_INLINE void copy(T *to, int64_t trs, int64_t tcs, const T *from, int64_t rs, int64_t cs,
+                    int64_t m, int64_t n) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) to[i * trs + j * tcs] = from[i * rs + j * cs];
 }
@@ -234,11 +236,19 @@ typedef struct source {
 
 /* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is narrower than a
  * vector or its columns are not contiguous, goes through buf. */
-static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t mr, int64_t j, int64_t nr) {
+static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t mr, int64_t j,
+                     int64_t nr) {
     T buf[3][MR * NR] __attribute__((aligned(PN_ALIGN)));
     int narrow = nr < PN_VL, through = narrow || g->c.cs != 1;
     T *c = g->c.p + i * g->c.rs + j * g->c.cs;
-    target t = {c, g->c.rs, {NULL, NULL}, {0, 0}, nr - PN_VL, s->sums, g->accumulate || !s->first, s->last && g->relu};
+    target t = {c,
+                g->c.rs,
+                {NULL, NULL},
+                {0, 0},
+                nr - PN_VL,
+                s->sums,
+                g->accumulate || !s->first,
+                s->last && g->relu};
     if (through) {
         t.c = buf[0];
         t.rs = NR;
@@ -270,7 +280,8 @@ static parts cut(int64_t rows, int64_t most) {
 }
 
 /* The panel at column j. packed: A's tiles, or NULL where A is read in place. */
-static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed, int64_t j, int64_t nr) {
+static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed,
+                      int64_t j, int64_t nr) {
     for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
         mr = ts.size + (t < ts.longer);
         s->a = packed ? packed + t * MR * s->k : a + i * g->a.rs;
@@ -348,8 +359,8 @@ static void run(const pn_gemm_args *g, T *packed) {
 typedef struct job {
     pn_gemm_args g;
     int64_t mc, nc, rows, cols; /* a chunk's size, and the grid of chunks in one matrix */
-    int64_t units, group;       /* chunks in all matrices, and how many of them pn_for sees as one */
-    int64_t a_bytes;            /* of a worker's packed A, 0 where A is read in place */
+    int64_t units, group; /* chunks in all matrices, and how many of them pn_for sees as one */
+    int64_t a_bytes; /* of a worker's packed A, 0 where A is read in place */
     char *scratch;
 } job;
 
@@ -397,7 +408,8 @@ static void plan(job *w, const pn_gemm_args *g0) {
     w->a_bytes = 0;
     if (!batch || !g->m || !g->n) return;
     w->mc = g->m, w->nc = g->n, w->rows = w->cols = 1, w->units = w->group = batch;
-    if (g->m * g->n * g->k * batch <= pn_grain(CHUNK)) return; /* one chunk: no division is spent on it */
+    if (g->m * g->n * g->k * batch <= pn_grain(CHUNK))
+        return; /* one chunk: no division is spent on it */
     for (mc = pn_min(g->m, MC), nc = pn_min(g->n, NC);; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
         int64_t count = batch * pn_ceil_div(g->m, mc) * pn_ceil_div(g->n, nc);
         if (count >= CHUNKS || mc * nc * g->k <= CHUNK || (nc <= 4 * NR && mc < 16 * MR)) break;
@@ -432,7 +444,8 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
     }
     for (int64_t u = chunk * w->group; u < pn_min(w->units, (chunk + 1) * w->group); u++) {
         pn_gemm_args g = w->g;
-        int64_t at = u / (w->rows * w->cols), i = u % w->rows * w->mc, j = u / w->rows % w->cols * w->nc;
+        int64_t at = u / (w->rows * w->cols), i = u % w->rows * w->mc,
+                j = u / w->rows % w->cols * w->nc;
         move(&g.a, &g, at, i, 0);
         move(&g.b, &g, at, 0, j);
         move(&g.c, &g, at, i, j);

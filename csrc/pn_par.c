@@ -539,7 +539,8 @@ int64_t pn_grain(int64_t n) {
 
 void pn_hot(int on) {
     int k = atomic_load(&hot);
-    while (!atomic_compare_exchange_weak(&hot, &k, on ? k + 1 : k > 0 ? k - 1 : 0)) {}
+    while (!atomic_compare_exchange_weak(&hot, &k, on ? k + 1 : k > 0 ? k - 1 : 0)) {
+    }
 }
 
 /* ---- counters -------------------------------------------------------------------------------- */

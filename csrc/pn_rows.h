@@ -16,22 +16,22 @@
 
 /* Sums `term`, an expression of LOAD(p, fill), over a row; a lane beyond the end sees fill. */
 #define LOAD(p, fill) pn_load_part((p) + i, m, (T)(fill))
-#define PN_ROW_SUM(sum, n, term)                                      \
-    for (int64_t lo = 0; lo < (n); lo += ROW_BLOCK) {                 \
-        V partial = pn_set1(0);                                       \
-        int64_t hi = pn_min((n), lo + ROW_BLOCK);                     \
-        for (int64_t i = lo; i < hi; i += PN_VL) {                    \
-            int64_t m = hi - i;                                       \
-            partial += (term);                                        \
-        }                                                             \
-        sum += (double)pn_hsum(partial);                              \
+#define PN_ROW_SUM(sum, n, term)                                                                   \
+    for (int64_t lo = 0; lo < (n); lo += ROW_BLOCK) {                                              \
+        V partial = pn_set1(0);                                                                    \
+        int64_t hi = pn_min((n), lo + ROW_BLOCK);                                                  \
+        for (int64_t i = lo; i < hi; i += PN_VL) {                                                 \
+            int64_t m = hi - i;                                                                    \
+            partial += (term);                                                                     \
+        }                                                                                          \
+        sum += (double)pn_hsum(partial);                                                           \
     }
 
 /* Stores `value`, an expression of LOAD(p, fill), to y for every element of a row. */
-#define PN_ROW_EACH(y, n, value)                  \
-    for (int64_t i = 0; i < (n); i += PN_VL) {    \
-        int64_t m = (n) - i;                      \
-        pn_store_part((y) + i, (value), m);       \
+#define PN_ROW_EACH(y, n, value)                                                                   \
+    for (int64_t i = 0; i < (n); i += PN_VL) {                                                     \
+        int64_t m = (n) - i;                                                                       \
+        pn_store_part((y) + i, (value), m);                                                        \
     }
 
 /* The largest element; -inf for none. A NaN may get lost: the sum of exponentials keeps it. */

@@ -38,7 +38,21 @@ _KERNELS = _core.kernels()
 
 
 class Registry:
-    """Every op by name, as attributes: OPS.add."""
+    """Every op by name, as attributes: OPS.add. A user's op may be registered again, pynn's own not."""
+
+    __slots__ = ("__dict__", "_own")
+
+    def __init__(self):
+        self._own: frozenset[str] = frozenset()
+
+    def seal(self) -> None:
+        """Keeps what is registered so far from being replaced."""
+        self._own = frozenset(vars(self))
+
+    def add_entry(self, op: Op) -> None:
+        if op.name in self._own:
+            raise ValueError(f"{op.name}: pynn has an op of this name; choose another")
+        setattr(self, op.name, op)
 
     def __iter__(self) -> Iterable[Op]:
         return iter(list(vars(self).values()))
@@ -193,7 +207,7 @@ class Op(_core.OpBase):
         elif bwd_formula is not None:
             raise ValueError(f"{name}: bwd_formula is the formula of a bwd kernel, and there is none")
         if register:
-            setattr(OPS, name, self)
+            OPS.add_entry(self)
 
     def _save_masks(self, saves: str, lean: bool) -> tuple[int, int]:
         """Bit masks of the saved inputs and outputs; a formula needs every input."""

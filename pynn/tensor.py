@@ -214,9 +214,11 @@ class Tensor(_core.TensorBase):
 
         Raises RuntimeError for a tensor with history, and for one that requires grad outside no_grad().
         """
+        array = self._writable()
         try:
-            yield self._writable()
+            yield array
         finally:
+            array.flags.writeable = False
             self._bump()
 
     # ---- derivatives ---------------------------------------------------------------------------
@@ -257,6 +259,8 @@ class Tensor(_core.TensorBase):
         """Overwrites the values with source's, broadcast and converted; the version is bumped."""
         if not isinstance(source, Tensor):
             source = tensor(source)
+        if self.is_leaf:
+            _check_history(source, "copy_")
         OPS.copy_(source.detach(), self)
         return self
 
@@ -274,6 +278,7 @@ class Tensor(_core.TensorBase):
             )
         if not isinstance(value, Tensor):
             value = tensor(value)
+        _check_history(value, "assignment to an element")
         target = self._writable()  # checks that it may be written before anything is
         target[_numpy_key(key)] = value._array()
         self._bump()
@@ -296,7 +301,7 @@ class Tensor(_core.TensorBase):
         a, b = _axis(start_dim, self.ndim, "flatten"), _axis(end_dim, self.ndim, "flatten")
         shape = self.shape
         n = int(np.prod(shape[a : b + 1], dtype=np.int64))
-        return OPS.reshape(self, shape=(*shape[:a], n, *shape[b + 1:]))
+        return OPS.reshape(self, shape=(*shape[:a], n, *shape[b + 1 :]))
 
     def permute(self, *dims) -> Tensor:
         return OPS.permute(self, axes=_sizes(dims))
@@ -394,6 +399,15 @@ for _name in METHODS:
 
 def OPS_getitem(x: Tensor, key):
     return FUNCTIONS["getitem"](x, key)
+
+
+def _check_history(source: Tensor, what: str) -> None:
+    """In-place writes have no derivative: a source that requires grad would lose it without a word."""
+    if source.requires_grad and _core.grad_enabled():
+        raise RuntimeError(
+            f"{what}: the source requires grad, and what is written in place has no history; use pynn.where or "
+            "pynn.index_put, source.detach(), or pynn.no_grad()"
+        )
 
 
 def _sizes(args) -> tuple[int, ...]:

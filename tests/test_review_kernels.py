@@ -41,7 +41,8 @@ def test_what_shares_memory_with_itself_is_not_written():
 def test_the_smallest_integer():
     least = np.iinfo(np.int64).min
     x = tensor(np.array([0, least, 5, least]))
-    assert pynn.argmin(x).item() == 1 and pynn.argmax(x).item() == 2
+    assert pynn.argmin(x).item() == 1
+    assert pynn.argmax(x).item() == 2
     assert pynn.abs(x).numpy().tolist() == [0, least, 5, least]  # as NumPy's
 
 
@@ -57,7 +58,8 @@ def test_quotients_whose_square_overflows():
     for dtype in (np.float32, np.float64):
         big = np.array([1e25, 1e-25, 2], dtype) ** (1 if dtype == np.float32 else 8)
         da, db = grads(lambda a, b: a / b, big, big)
-        assert np.allclose(db * big, -1, rtol=1e-6) and np.allclose(da * big, 1, rtol=1e-6)
+        assert np.allclose(db * big, -1, rtol=1e-6)
+        assert np.allclose(da * big, 1, rtol=1e-6)
 
 
 def test_pow_to_zero():
@@ -79,14 +81,16 @@ def test_roots_of_zero_have_no_slope():
 
 def test_norms_of_other_orders():
     x = tensor(np.array([3.0, 0, -5, 2]))
-    assert pynn.norm(x, float("-inf")).item() == 0 and pynn.norm(x, float("inf")).item() == 5
+    assert pynn.norm(x, float("-inf")).item() == 0
+    assert pynn.norm(x, float("inf")).item() == 5
     assert pynn.norm(x, 0).item() == 3
     assert np.isclose(pynn.norm(x[2:], -1).item(), 1 / (1 / 5 + 1 / 2))
 
 
 def test_prod_of_integers_and_of_no_dimension():
     y = pynn.prod(tensor(np.array([200, 2], np.uint8)))
-    assert y.item() == 400 and y.dtype == np.int64
+    assert y.item() == 400
+    assert y.dtype == np.int64
     assert pynn.prod(tensor(np.array([True, False]))).dtype == np.int64
     with pytest.raises(IndexError, match="prod: argument 'dim'"):
         pynn.prod(tensor(np.ones((2, 3))), 2)

@@ -138,7 +138,9 @@ def test_overlapping_copies_read_before_they_write():
 def test_repeated_memory_is_not_written():
     x = tensor([1.0]).expand(3)
     for change in (x.zero_, lambda: x.copy_(tensor([1.0, 2.0, 3.0])), lambda: x.__setitem__(0, 1.0)):
-        with pytest.raises(ValueError, match=r"dimension 0 of .*shape \(3,\) repeats the same memory; use x\.clone\(\)"):
+        with pytest.raises(
+            ValueError, match=r"dimension 0 of .*shape \(3,\) repeats the same memory; use x\.clone\(\)"
+        ):
             change()
 
 

@@ -97,7 +97,8 @@ FAULTS = {
     "kernel that differs from call to call": ({"kernel": not_deterministic}, "threads against 1|twice|against"),
     "errors that are not raised": ({"errors": [((1.0, 2.0), {}, ValueError, "")]}, "expected ValueError.*went through"),
     "errors with another text": (
-        {"errors": [((np.ones((2, 3)), np.ones((4, 5))), {}, ValueError, "no such text")]}, "expected an error that matches"),
+        {"errors": [((np.ones((2, 3)), np.ones((4, 5))), {}, ValueError, "no such text")]},
+        "expected an error that matches"),
 }  # fmt: skip
 
 
@@ -120,9 +121,11 @@ def test_a_kernel_cannot_change_its_input():
 RULES = {
     "too few": (lambda n, g: (g,), ValueError, r"^odd: expected 2 gradients from its vjp, one for each input, got 1$"),
     "too many": (lambda n, g: (g, g, g), ValueError, r"^odd: expected 2 gradients from its vjp.*got 3$"),
-    "no tensor": (lambda n, g: (g, 1.0), TypeError, r"^odd: expected a Tensor or None from its vjp for 'w', got float$"),
+    "no tensor": (lambda n, g: (g, 1.0), TypeError,
+                  r"^odd: expected a Tensor or None from its vjp for 'w', got float$"),
     "array": (lambda n, g: (g.numpy(), g), TypeError, r"^odd: expected a Tensor .* for 'x', got ndarray$"),
-    "wrong shape": (lambda n, g: (g, g.reshape(3, 1)), ValueError, r"expected a shape that broadcasts to \(3, 1\), got \(3,\)"),
+    "wrong shape": (lambda n, g: (g, g.reshape(3, 1)), ValueError,
+                    r"expected a shape that broadcasts to \(3, 1\), got \(3,\)"),
 }  # fmt: skip
 
 
@@ -192,11 +195,11 @@ def test_assert_same_bits():
     a = np.array([[1.0, 2.0], [3.0, np.nan]])
     testing.assert_same_bits([a, None], (Tensor(a), None))
     testing.assert_same_bits(a.T, a.T.copy())
+    b = a.copy()
+    b[1, 0] = np.nextafter(3.0, 4.0)
     with pytest.raises(
         AssertionError, match=r"y: 1 of 4 differ, first at \(1, 0\): .*3\.0.* against .*3\.0000000000000004"
     ):
-        b = a.copy()
-        b[1, 0] = np.nextafter(3.0, 4.0)
         testing.assert_same_bits(a, b, "y")
     with pytest.raises(AssertionError, match=r"1 of 2 differ"):
         testing.assert_same_bits(np.array([0.0, 1.0]), np.array([-0.0, 1.0]))

@@ -37,7 +37,8 @@ static nest merged(const pn_array *x, const pn_array *y) {
     for (int i = 0; i < n; i++) {
         int d = order[i];
         int64_t size = y->shape[d];
-        if (t.ndim > 0 && t.xs[t.ndim - 1] == x->strides[d] * size && t.ys[t.ndim - 1] == y->strides[d] * size)
+        if (t.ndim > 0 && t.xs[t.ndim - 1] == x->strides[d] * size &&
+            t.ys[t.ndim - 1] == y->strides[d] * size)
             t.ndim--;
         else
             t.shape[t.ndim] = 1;
@@ -74,12 +75,18 @@ SAT(f64_u8, uint8_t, double, 0, UINT8_MAX)
     }
 #define TO(from, f_i64, f_i32, f_u8)                                                               \
     switch (to) {                                                                                  \
-    case PN_F32: LOOP(from, float, (float)v)                                                       \
-    case PN_F64: LOOP(from, double, (double)v)                                                     \
-    case PN_I64: LOOP(from, int64_t, f_i64(v))                                                     \
-    case PN_I32: LOOP(from, int32_t, f_i32(v))                                                     \
-    case PN_U8: LOOP(from, uint8_t, f_u8(v))                                                       \
-    case PN_BOOL: LOOP(from, uint8_t, v != 0)                                                      \
+    case PN_F32:                                                                                   \
+        LOOP(from, float, (float)v)                                                                \
+    case PN_F64:                                                                                   \
+        LOOP(from, double, (double)v)                                                              \
+    case PN_I64:                                                                                   \
+        LOOP(from, int64_t, f_i64(v))                                                              \
+    case PN_I32:                                                                                   \
+        LOOP(from, int32_t, f_i32(v))                                                              \
+    case PN_U8:                                                                                    \
+        LOOP(from, uint8_t, f_u8(v))                                                               \
+    case PN_BOOL:                                                                                  \
+        LOOP(from, uint8_t, v != 0)                                                                \
     }                                                                                              \
     break;
 #define PLAIN(v) (v)
@@ -90,11 +97,16 @@ static void row(int from, int to, const void *xp, int64_t xs, void *yp, int64_t 
         return;
     }
     switch (from) {
-    case PN_F32: TO(float, f32_i64, f32_i32, f32_u8)
-    case PN_F64: TO(double, f64_i64, f64_i32, f64_u8)
-    case PN_I64: TO(int64_t, PLAIN, PLAIN, PLAIN)
-    case PN_I32: TO(int32_t, PLAIN, PLAIN, PLAIN)
-    default: TO(uint8_t, PLAIN, PLAIN, PLAIN)
+    case PN_F32:
+        TO(float, f32_i64, f32_i32, f32_u8)
+    case PN_F64:
+        TO(double, f64_i64, f64_i32, f64_u8)
+    case PN_I64:
+        TO(int64_t, PLAIN, PLAIN, PLAIN)
+    case PN_I32:
+        TO(int32_t, PLAIN, PLAIN, PLAIN)
+    default:
+        TO(uint8_t, PLAIN, PLAIN, PLAIN)
     }
 }
 
@@ -121,7 +133,8 @@ static void copy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         if (!t->x)
             clear(t->y + y * itemsize[t->to], t->ys[last] * itemsize[t->to], itemsize[t->to], n);
         else
-            row(t->from, t->to, t->x + x * itemsize[t->from], t->xs[last], t->y + y * itemsize[t->to], t->ys[last], n);
+            row(t->from, t->to, t->x + x * itemsize[t->from], t->xs[last],
+                t->y + y * itemsize[t->to], t->ys[last], n);
         lo += n;
     }
 }
@@ -143,17 +156,21 @@ static void zero(pn_call *c, const pn_array *y) {
 PN_FN(zeros_fwd) { zero(c, ARG(zeros_fwd, y)); }
 
 PN_FN(unslice_fwd) {
-    const pn_array *x = ARG(unslice_fwd, x), *place = ARG(unslice_fwd, place), *y = ARG(unslice_fwd, y);
+    const pn_array *x = ARG(unslice_fwd, x), *place = ARG(unslice_fwd, place),
+                   *y = ARG(unslice_fwd, y);
     pn_array part = *y;
     const int64_t *p = place->data;
     int64_t off = 0;
     int64_t n = pn_size(x);
     for (int d = 0; d < y->ndim; d++) {
-        int64_t begin = p[d * place->strides[1]], step = p[place->strides[0] + d * place->strides[1]], last;
-        int wraps = __builtin_mul_overflow(x->shape[d] - 1, step, &last) || __builtin_add_overflow(begin, last, &last);
+        int64_t begin = p[d * place->strides[1]],
+                step = p[place->strides[0] + d * place->strides[1]], last;
+        int wraps = __builtin_mul_overflow(x->shape[d] - 1, step, &last) ||
+                    __builtin_add_overflow(begin, last, &last);
         if (n && (wraps || begin < 0 || begin >= y->shape[d] || last < 0 || last >= y->shape[d])) {
             int which = begin >= 0 && begin < y->shape[d]; /* begin, else step */
-            pn_fail(c, PN_E_INDEX, PNA_unslice_fwd_place, which * y->ndim + d, (double)(which ? step : begin));
+            pn_fail(c, PN_E_INDEX, PNA_unslice_fwd_place, which * y->ndim + d,
+                    (double)(which ? step : begin));
             return;
         }
         off += n ? begin * y->strides[d] : 0;

@@ -64,8 +64,12 @@ static void set_batch(pn_gemm_args *g, const rows *r) {
 static pn_gemm_args value(const pn_call *c) {
     const pn_array *x = ARG(linear_fwd, x), *w = ARG(linear_fwd, W), *b = ARG(linear_fwd, b);
     rows r = rows_of(x, ARG(linear_fwd, y));
-    pn_gemm_args g = {.m = r.m, .n = w->shape[0], .k = w->shape[1], .a = leading(x, &r, 0),
-                      .b = swapped(weight(w)), .c = leading(ARG(linear_fwd, y), &r, 1)};
+    pn_gemm_args g = {.m = r.m,
+                      .n = w->shape[0],
+                      .k = w->shape[1],
+                      .a = leading(x, &r, 0),
+                      .b = swapped(weight(w)),
+                      .c = leading(ARG(linear_fwd, y), &r, 1)};
     if (b->data) g.bias.p = b->data, g.bias.cs = b->strides[0];
     set_batch(&g, &r);
     return g;
@@ -84,7 +88,11 @@ PN_SCRATCH_FN(linear_fwd) {
 static pn_gemm_args grad_x(const pn_call *c) {
     const pn_array *dy = ARG(linear_bwd, dy), *w = ARG(linear_bwd, W), *dx = ARG(linear_bwd, dx);
     rows r = rows_of(dy, dx);
-    pn_gemm_args g = {.m = r.m, .n = w->shape[1], .k = w->shape[0], .a = leading(dy, &r, 0), .b = weight(w),
+    pn_gemm_args g = {.m = r.m,
+                      .n = w->shape[1],
+                      .k = w->shape[0],
+                      .a = leading(dy, &r, 0),
+                      .b = weight(w),
                       .c = leading(dx, &r, 1)};
     set_batch(&g, &r);
     return g;
@@ -92,7 +100,8 @@ static pn_gemm_args grad_x(const pn_call *c) {
 
 /* dW, or with x replaced by ones db; the batch entries come one after another */
 static pn_gemm_args grad_w(const pn_call *c, const rows *r, T *ones) {
-    const pn_array *dy = ARG(linear_bwd, dy), *x = ARG(linear_bwd, x), *dw = ARG(linear_bwd, dW), *db = ARG(linear_bwd, db);
+    const pn_array *dy = ARG(linear_bwd, dy), *x = ARG(linear_bwd, x), *dw = ARG(linear_bwd, dW),
+                   *db = ARG(linear_bwd, db);
     pn_gemm_args g = {.m = dy->shape[dy->ndim - 1], .k = r->m, .a = swapped(leading(dy, r, 0))};
     if (!ones) {
         g.n = x->shape[x->ndim - 1], g.b = leading(x, r, 1), g.c = weight(dw);
@@ -139,8 +148,10 @@ PN_SCRATCH_FN(linear_bwd) {
     int64_t need = 0;
     pn_gemm_args g;
     if (ARG(linear_bwd, dx)->data) g = grad_x(c), need = PN_NAME(gemm_scratch)(&g);
-    if (ARG(linear_bwd, dW)->data) g = grad_w(c, &r, NULL), need = pn_max(need, PN_NAME(gemm_scratch)(&g));
-    if (ARG(linear_bwd, db)->data) g = grad_w(c, &r, &one), need = pn_max(need, PN_NAME(gemm_scratch)(&g));
+    if (ARG(linear_bwd, dW)->data)
+        g = grad_w(c, &r, NULL), need = pn_max(need, PN_NAME(gemm_scratch)(&g));
+    if (ARG(linear_bwd, db)->data)
+        g = grad_w(c, &r, &one), need = pn_max(need, PN_NAME(gemm_scratch)(&g));
     return need;
 }
 

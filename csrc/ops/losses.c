@@ -55,7 +55,8 @@ static entropy entropy_of(const pn_array *x, const pn_array *w, int64_t reductio
 
 static void set_smooth(entropy *e, double smooth) {
     e->smooth = smooth;
-    if (smooth > 0) e->off = smooth / (double)e->n, e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
+    if (smooth > 0)
+        e->off = smooth / (double)e->n, e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
 }
 
 /* Whether row r has a label that counts; one out of range is reported. */
@@ -127,7 +128,8 @@ static void entropy_run(pn_call *c, entropy *e, const pn_array *loss, T *total, 
             if (e->t[r] != e->ignore) sum += weight_of(e, e->t[r]);
         *total = (T)sum;
     }
-    if (e->reduction != NONE) e->loss[0] = (T)(sum_of(e->kept, e->rows) / (e->reduction == MEAN ? sum : 1));
+    if (e->reduction != NONE)
+        e->loss[0] = (T)(sum_of(e->kept, e->rows) / (e->reduction == MEAN ? sum : 1));
 }
 
 static void entropy_back_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
@@ -223,9 +225,12 @@ static void soft_back(const entropy *e, int64_t r, T g) {
     V k = pn_set1((T)(g * ((1 - e->smooth) * mass + off * e->all_w)));
     if (e->dx) {
         PN_ROW_EACH(e->dx + r * e->n, e->n,
-                    k * pn_exp(LOAD(x, 0) - top - log_sum) - WEIGHT(e->w) * pn_fma(keep, LOAD(q, 0), flat))
+                    k * pn_exp(LOAD(x, 0) - top - log_sum) -
+                        WEIGHT(e->w) * pn_fma(keep, LOAD(q, 0), flat))
     }
-    if (e->dq) { PN_ROW_EACH(e->dq + r * e->n, e->n, keep * WEIGHT(e->w) * (log_sum - (LOAD(x, 0) - top))) }
+    if (e->dq) {
+        PN_ROW_EACH(e->dq + r * e->n, e->n, keep * WEIGHT(e->w) * (log_sum - (LOAD(x, 0) - top)))
+    }
 }
 
 PN_FN(cross_entropy_soft_fwd) {
@@ -234,7 +239,8 @@ PN_FN(cross_entropy_soft_fwd) {
     e.q = ARG(cross_entropy_soft_fwd, target)->data;
     set_smooth(&e, PAR(cross_entropy_soft_fwd, label_smoothing).f);
     e.norm = ARG(cross_entropy_soft_fwd, norm)->data, e.row = soft_row;
-    entropy_run(c, &e, ARG(cross_entropy_soft_fwd, loss), NULL, ARG(cross_entropy_soft_fwd, scratch)->data);
+    entropy_run(c, &e, ARG(cross_entropy_soft_fwd, loss), NULL,
+                ARG(cross_entropy_soft_fwd, scratch)->data);
 }
 PN_SCRATCH_FN(cross_entropy_soft_fwd) {
     int64_t rows = pn_size(ARG(cross_entropy_soft_fwd, norm)) / 2;
@@ -245,8 +251,10 @@ PN_FN(cross_entropy_soft_bwd) {
                            PAR(cross_entropy_soft_bwd, reduction).i);
     e.q = ARG(cross_entropy_soft_bwd, target)->data;
     set_smooth(&e, PAR(cross_entropy_soft_bwd, label_smoothing).f);
-    e.norm_in = ARG(cross_entropy_soft_bwd, norm)->data, e.g = ARG(cross_entropy_soft_bwd, dloss)->data;
-    e.dx = ARG(cross_entropy_soft_bwd, dinput)->data, e.dq = ARG(cross_entropy_soft_bwd, dtarget)->data;
+    e.norm_in = ARG(cross_entropy_soft_bwd, norm)->data,
+    e.g = ARG(cross_entropy_soft_bwd, dloss)->data;
+    e.dx = ARG(cross_entropy_soft_bwd, dinput)->data,
+    e.dq = ARG(cross_entropy_soft_bwd, dtarget)->data;
     e.back = soft_back;
     if (e.reduction == MEAN) e.scale = 1 / (double)e.rows;
     entropy_back_run(c, &e);
@@ -262,8 +270,8 @@ static void nll_back(const entropy *e, int64_t r, T g) {
 }
 
 PN_FN(nll_loss_fwd) {
-    entropy e =
-        entropy_of(ARG(nll_loss_fwd, input), ARG(nll_loss_fwd, weight), PAR(nll_loss_fwd, reduction).i);
+    entropy e = entropy_of(ARG(nll_loss_fwd, input), ARG(nll_loss_fwd, weight),
+                           PAR(nll_loss_fwd, reduction).i);
     e.t = ARG(nll_loss_fwd, target)->data, e.t_arg = PNA_nll_loss_fwd_target;
     e.ignore = PAR(nll_loss_fwd, ignore_index).i, e.row = nll_row;
     entropy_run(c, &e, ARG(nll_loss_fwd, loss), ARG(nll_loss_fwd, total)->data,
@@ -273,8 +281,8 @@ PN_SCRATCH_FN(nll_loss_fwd) {
     return kept_bytes(pn_size(ARG(nll_loss_fwd, target)), PAR(nll_loss_fwd, reduction).i);
 }
 PN_FN(nll_loss_bwd) {
-    entropy e =
-        entropy_of(ARG(nll_loss_bwd, input), ARG(nll_loss_bwd, weight), PAR(nll_loss_bwd, reduction).i);
+    entropy e = entropy_of(ARG(nll_loss_bwd, input), ARG(nll_loss_bwd, weight),
+                           PAR(nll_loss_bwd, reduction).i);
     e.t = ARG(nll_loss_bwd, target)->data, e.t_arg = PNA_nll_loss_bwd_target;
     e.ignore = PAR(nll_loss_bwd, ignore_index).i, e.g = ARG(nll_loss_bwd, dloss)->data;
     e.dx = ARG(nll_loss_bwd, dinput)->data, e.back = nll_back;
@@ -310,13 +318,15 @@ static void check_unit(pn_call *c, const T *x, int64_t first, int64_t n) {
 
 static void pairs_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const pairs *p = arg;
-    T filled[MAX_IN][SUM_BLOCK] __attribute__((aligned(64))), sink[2][SUM_BLOCK] __attribute__((aligned(64)));
+    T filled[MAX_IN][SUM_BLOCK] __attribute__((aligned(64))),
+        sink[2][SUM_BLOCK] __attribute__((aligned(64)));
     const T *in[MAX_IN];
     T *out[2];
     int64_t end = pn_min(p->n, (chunk + 1) * p->per * SUM_BLOCK);
     (void)worker;
     for (int k = 0; k < p->n_in; k++)
-        for (int64_t i = 0; !p->in[k] && i < pn_min(SUM_BLOCK, p->n); i++) filled[k][i] = p->fill[k];
+        for (int64_t i = 0; !p->in[k] && i < pn_min(SUM_BLOCK, p->n); i++)
+            filled[k][i] = p->fill[k];
     for (int64_t first = chunk * p->per * SUM_BLOCK; first < end; first += SUM_BLOCK) {
         int64_t n = pn_min(SUM_BLOCK, end - first);
         for (int k = 0; k < p->n_in; k++) in[k] = p->in[k] ? p->in[k] + first : filled[k];
@@ -354,18 +364,19 @@ static void loss_back(pn_call *c, int n_in, int n_out, int64_t reduction, pn_blo
     pairs p = {.n = pn_size(&c->arg[1]), .n_in = n_in + 1, .n_out = n_out, .block = block};
     for (int k = 0; k <= n_in; k++) p.in[k] = c->arg[k].data, p.fill[k] = 1;
     for (int k = 0; k < n_out; k++) p.out[k] = c->arg[n_in + 1 + k].data;
-    if (reduction != NONE) p.fill[0] = p.in[0][0] / (reduction == MEAN ? (T)p.n : 1), p.in[0] = NULL;
+    if (reduction != NONE)
+        p.fill[0] = p.in[0][0] / (reduction == MEAN ? (T)p.n : 1), p.in[0] = NULL;
     pairs_run(c, &p);
 }
 
-#define LOSS(kernel, n_in, unit, before, body)                                               \
-    PN_EACH_BLOCK(kernel, n_in, 1, before, body)                                             \
-    PN_FN(kernel) { loss_run(c, n_in, PAR(kernel, reduction).i, unit, kernel##_block); }     \
-    PN_SCRATCH_FN(kernel) {                                                                  \
-        return kept_bytes(pn_ceil_div(pn_size(&c->arg[0]), SUM_BLOCK), PAR(kernel, reduction).i); \
+#define LOSS(kernel, n_in, unit, before, body)                                                     \
+    PN_EACH_BLOCK(kernel, n_in, 1, before, body)                                                   \
+    PN_FN(kernel) { loss_run(c, n_in, PAR(kernel, reduction).i, unit, kernel##_block); }           \
+    PN_SCRATCH_FN(kernel) {                                                                        \
+        return kept_bytes(pn_ceil_div(pn_size(&c->arg[0]), SUM_BLOCK), PAR(kernel, reduction).i);  \
     }
-#define LOSS_BACK(kernel, n_in, n_all, before, body) \
-    PN_EACH_BLOCK(kernel, n_all, 2, before, body)    \
+#define LOSS_BACK(kernel, n_in, n_all, before, body)                                               \
+    PN_EACH_BLOCK(kernel, n_all, 2, before, body)                                                  \
     PN_FN(kernel) { loss_back(c, n_in, 2, PAR(kernel, reduction).i, kernel##_block); }
 
 #define ZERO pn_set1(0)
@@ -379,29 +390,29 @@ LOSS_BACK(mse_loss_bwd, 2, 3, , y = pn_set1(2) * a * (b - c); z = -y;)
 /* |x - t|, derivative 0 at 0 */
 LOSS(l1_loss_fwd, 2, 0, , y = pn_abs(a - b);)
 LOSS_BACK(l1_loss_bwd, 2, 3, ,
-          y = pn_select(b == c, ZERO, pn_select(b > c, a, pn_select(b < c, -a, b - c))); z = -y;)
+          y = pn_select(b == c, ZERO, pn_select(b > c, a, pn_select(b < c, -a, b - c)));
+          z = -y;)
 
 /* d²/2 where |d| = |x - t| <= δ, else δ (|d| - δ/2) */
-LOSS(huber_loss_fwd, 2, 0, SET(delta, huber_loss_fwd, delta),
-     V d = pn_abs(a - b); V half = pn_set1((T)0.5);
-     y = pn_select(d <= delta, half * d * d, delta * (d - half * delta));)
+LOSS(huber_loss_fwd, 2, 0, SET(delta, huber_loss_fwd, delta), V d = pn_abs(a - b);
+     V half = pn_set1((T)0.5); y = pn_select(d <= delta, half * d * d, delta *(d - half * delta));)
 LOSS_BACK(huber_loss_bwd, 2, 3, SET(delta, huber_loss_bwd, delta),
-          y = a * pn_clamp(b - c, -delta, delta); z = -y;)
+          y = a * pn_clamp(b - c, -delta, delta);
+          z = -y;)
 
 /* -w (t log x + (1-t) log(1-x)), logarithms not below -100; derivative w (x-t)/max(x (1-x), 1e-12) */
 #define LOG(x) pn_max(pn_log(x), pn_set1(-100))
 #define LOG_REST(x) pn_max(pn_log1p(-(x)), pn_set1(-100))
 LOSS(binary_cross_entropy_fwd, 3, 1, , y = c * ((b - ONE) * LOG_REST(a) - b * LOG(a));)
 LOSS_BACK(binary_cross_entropy_bwd, 3, 4, ,
-          y = a * d * (b - c) / pn_max(b * (ONE - b), pn_set1((T)1e-12)); z = a * d * (LOG_REST(b) - LOG(b));)
+          y = a * d * (b - c) / pn_max(b * (ONE - b), pn_set1((T)1e-12));
+          z = a * d * (LOG_REST(b) - LOG(b));)
 
 /* w ((1-t) softplus(x) + pw t softplus(-x));  derivative w ((1 + (pw-1) t) σ(x) - pw t) */
-LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, ,
-     V l = pn_log1p_unit(pn_exp(-pn_abs(a)));
+LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, , V l = pn_log1p_unit(pn_exp(-pn_abs(a)));
      y = c * ((ONE - b) * (pn_max(a, ZERO) + l) + d * b * (pn_max(-a, ZERO) + l));)
-LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, ,
-          V l = pn_log1p_unit(pn_exp(-pn_abs(b))); V s = pn_sigmoid(b);
-          y = a * d * ((ONE + (e - ONE) * c) * s - e * c);
+LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, , V l = pn_log1p_unit(pn_exp(-pn_abs(b)));
+          V s = pn_sigmoid(b); y = a * d * ((ONE + (e - ONE) * c) * s - e * c);
           z = a * d * (e * (pn_max(-b, ZERO) + l) - (pn_max(b, ZERO) + l));)
 
 #endif

@@ -14,18 +14,24 @@ static pn_mat last_two(const pn_array *x) {
 
 static pn_gemm_args product(const pn_array *a, const pn_array *b, const pn_array *y) {
     int nd = y->ndim;
-    pn_gemm_args g = {.m = a->shape[nd - 2], .k = a->shape[nd - 1], .n = b->shape[nd - 1],
-                      .a = last_two(a), .b = last_two(b), .c = last_two(y)};
+    pn_gemm_args g = {.m = a->shape[nd - 2],
+                      .k = a->shape[nd - 1],
+                      .n = b->shape[nd - 1],
+                      .a = last_two(a),
+                      .b = last_two(b),
+                      .c = last_two(y)};
     int d = nd - 3;
     for (; d >= 0; d--) {
         int64_t size = y->shape[d];
-        int joins = b->strides[d] == 0 && a->strides[d] == g.a.rs * g.m && y->strides[d] == g.c.rs * g.m;
+        int joins =
+            b->strides[d] == 0 && a->strides[d] == g.a.rs * g.m && y->strides[d] == g.c.rs * g.m;
         if (size != 1 && !joins) break;
         g.m *= size;
     }
     for (; d >= 0; d--) {
         if (y->shape[d] == 1) continue;
-        g.a.bs[g.n_batch] = a->strides[d], g.b.bs[g.n_batch] = b->strides[d], g.c.bs[g.n_batch] = y->strides[d];
+        g.a.bs[g.n_batch] = a->strides[d], g.b.bs[g.n_batch] = b->strides[d],
+        g.c.bs[g.n_batch] = y->strides[d];
         g.batch[g.n_batch++] = y->shape[d];
     }
     return g;

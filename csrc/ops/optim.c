@@ -24,8 +24,8 @@
 #if PN_FLOAT
 
 #define CHUNK 16384
-#define UNIT 64     /* elements, so that pieces start on whole vectors */
-#define BLOCK 1024  /* elements whose powers are summed in one go */
+#define UNIT 64 /* elements, so that pieces start on whole vectors */
+#define BLOCK 1024 /* elements whose powers are summed in one go */
 #define MARKS 64
 
 typedef struct list {
@@ -42,9 +42,11 @@ static int64_t room(const list *l, int64_t r) {
 }
 
 /* The rows behind n_fixed single tensors; the lead-th of a row tells its size. */
-static list list_of(const pn_call *c, int n_fixed, int width, int lead, int n_scratch, int64_t unit) {
+static list list_of(const pn_call *c, int n_fixed, int width, int lead, int n_scratch,
+                    int64_t unit) {
     int64_t n_rows = (c->n_arg - n_fixed - n_scratch) / width;
-    list l = {.rows = &c->arg[n_fixed], .n_rows = n_rows, .width = width, .lead = lead, .unit = unit};
+    list l = {
+        .rows = &c->arg[n_fixed], .n_rows = n_rows, .width = width, .lead = lead, .unit = unit};
     l.skip = pn_ceil_div(n_rows, MARKS);
     for (int64_t r = 0; r < l.n_rows; r++) {
         if (r % l.skip == 0) l.mark[r / l.skip] = l.total;
@@ -118,7 +120,8 @@ static void sgd_plain(const list *l, const pn_array *row, int64_t base, int64_t 
     const T *g = row[SGD_G].data;
     T *p = row[SGD_P].data;
     (void)base;
-    for (; i + PN_VL <= hi; i += PN_VL) pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
+    for (; i + PN_VL <= hi; i += PN_VL)
+        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
     if (i < hi) {
         V new = sgd_vec(s, pn_load_part(g + i, hi - i, 0), pn_load_part(p + i, hi - i, 0), NULL, 0);
         pn_store_part(p + i, new, hi - i);
@@ -139,7 +142,9 @@ static void sgd_momentum(const list *l, const pn_array *row, int64_t base, int64
     if (i < hi) {
         int64_t n = hi - i;
         V buf = pn_load_part(b + i, n, 0);
-        pn_store_part(p + i, sgd_vec(s, pn_load_part(g + i, n, 0), pn_load_part(p + i, n, 0), &buf, first), n);
+        pn_store_part(p + i,
+                      sgd_vec(s, pn_load_part(g + i, n, 0), pn_load_part(p + i, n, 0), &buf, first),
+                      n);
         pn_store_part(b + i, buf, n);
     }
 }
@@ -199,14 +204,16 @@ PN_INLINE V adam_vec(const adam *s, V g, V p, V *m, V *v, V *x, V size, V unbias
         (void)base;                                                                                \
         for (; i + PN_VL <= hi; i += PN_VL) {                                                      \
             m = pn_load(mp + i), v = pn_load(vp + i), x = pn_load(xp + i);                         \
-            V p = adam_vec(s, pn_load(gp + i), pn_load(pp + i), &m, &v, use_x ? &x : NULL, size, unbias); \
+            V p = adam_vec(s, pn_load(gp + i), pn_load(pp + i), &m, &v, use_x ? &x : NULL, size,   \
+                           unbias);                                                                \
             pn_store(pp + i, p), pn_store(mp + i, m), pn_store(vp + i, v);                         \
             if (use_x) pn_store(xp + i, x);                                                        \
         }                                                                                          \
         if (i < hi) {                                                                              \
             int64_t n = hi - i;                                                                    \
             V g = pn_load_part(gp + i, n, 0), p = pn_load_part(pp + i, n, 0);                      \
-            m = pn_load_part(mp + i, n, 0), v = pn_load_part(vp + i, n, 0), x = pn_load_part(xp + i, n, 0); \
+            m = pn_load_part(mp + i, n, 0), v = pn_load_part(vp + i, n, 0),                        \
+            x = pn_load_part(xp + i, n, 0);                                                        \
             p = adam_vec(s, g, p, &m, &v, use_x ? &x : NULL, size, unbias);                        \
             pn_store_part(pp + i, p, n), pn_store_part(mp + i, m, n), pn_store_part(vp + i, v, n); \
             if (use_x) pn_store_part(xp + i, x, n);                                                \
@@ -222,13 +229,19 @@ PN_FN(adam_step) {
     list l = list_of(c, 1, ADAM_WIDTH, ADAM_P, 0, UNIT);
     double t = number(&l.rows[ADAM_T]);
     adam s = {
-        .beta1 = beta1, .beta2 = beta2, .lr = lr,
-        .t = t, .bias1 = 1 - pow(beta1, t + 1), .bias2 = 1 - pow(beta2, t + 1),
+        .beta1 = beta1,
+        .beta2 = beta2,
+        .lr = lr,
+        .t = t,
+        .bias1 = 1 - pow(beta1, t + 1),
+        .bias2 = 1 - pow(beta2, t + 1),
         .sign = pn_set1(PAR(adam_step, maximize).i ? -1 : 1),
         .decay = pn_set1((T)decay),
         .keep = pn_set1((T)(decoupled ? 1 - lr * decay : 1)),
-        .beta1_v = pn_set1((T)beta1), .new1 = pn_set1((T)(1 - beta1)),
-        .beta2_v = pn_set1((T)beta2), .new2 = pn_set1((T)(1 - beta2)),
+        .beta1_v = pn_set1((T)beta1),
+        .new1 = pn_set1((T)(1 - beta1)),
+        .beta2_v = pn_set1((T)beta2),
+        .new2 = pn_set1((T)(1 - beta2)),
         .eps = pn_set1((T)PAR(adam_step, eps).f),
         .l2 = !decoupled && decay != 0,
         .lerp_from_g = beta1 <= 0.5, /* from the nearer end: exact at beta1 = 0 */
@@ -291,22 +304,23 @@ PN_FN(grad_norm_step) {
     l.how = &s, l.span = norm_span;
     list_run(c, &l);
     for (int64_t half = 1; half < n; half *= 2)
-        for (int64_t k = 0; k + half < n; k += 2 * half) s.part[k] = join(s.p, s.part[k], s.part[k + half]);
+        for (int64_t k = 0; k + half < n; k += 2 * half)
+            s.part[k] = join(s.p, s.part[k], s.part[k + half]);
     set_number(&c->arg[0], n ? s.part[0] : 0);
 }
 PN_SCRATCH_FN(grad_norm_step) {
     return list_of(c, 1, 1, 0, 0, BLOCK).total / BLOCK * (int64_t)sizeof(double);
 }
 
-#define IN_PLACE(name, declare, expr)                                                        \
+#define IN_PLACE(name, declare, expr)                                                              \
     static void name(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {    \
         T *p = row->data;                                                                          \
         V x;                                                                                       \
-        declare                                                                                    \
-        (void)base;                                                                                \
-        for (; i < hi; i += PN_VL) x = pn_load_part(p + i, hi - i, 0), pn_store_part(p + i, expr, hi - i); \
+        declare(void) base;                                                                        \
+        for (; i < hi; i += PN_VL)                                                                 \
+            x = pn_load_part(p + i, hi - i, 0), pn_store_part(p + i, expr, hi - i);                \
     }
-IN_PLACE(scale_span, V factor = pn_set1(*(const T *)l->how);, x * factor)
+IN_PLACE(scale_span, V factor = pn_set1(*(const T *)l->how);, x *factor)
 IN_PLACE(clamp_span, V most = pn_set1(*(const T *)l->how);, pn_clamp(x, -most, most))
 
 /* norm, then rows of x; no pass where nothing is to change */

@@ -25,7 +25,8 @@
 typedef struct reduce {
     int n_keep, n_red, columns, dtype;
     int64_t keep[PN_MAXDIM], keep_s[PN_MAXDIM], red[PN_MAXDIM], red_s[PN_MAXDIM];
-    int64_t outs, reds, parts, out_chunk, out_chunks; /* outs counts outputs, reds elements of each */
+    int64_t outs, reds, parts, out_chunk,
+        out_chunks; /* outs counts outputs, reds elements of each */
     const char *x;
     T *to; /* [parts, outs] */
 } reduce;
@@ -50,8 +51,8 @@ static reduce plan_reduce(const pn_array *x, const pn_array *y) {
     }
     if (r.n_keep == 0) add_dim(&r.n_keep, r.keep, r.keep_s, 1, 1);
     if (r.n_red == 0) add_dim(&r.n_red, r.red, r.red_s, 1, 1);
-    r.columns = r.keep_s[r.n_keep - 1] == 1 && r.red_s[r.n_red - 1] != 1 && r.keep[r.n_keep - 1] >= 4 &&
-                x->dtype == PN_DTYPE;
+    r.columns = r.keep_s[r.n_keep - 1] == 1 && r.red_s[r.n_red - 1] != 1 &&
+                r.keep[r.n_keep - 1] >= 4 && x->dtype == PN_DTYPE;
     r.parts = pn_max(1, pn_ceil_div(r.reds, PART));
     r.out_chunk = pn_max(1, PART / pn_max(1, pn_min(r.reds, PART)));
     r.out_chunk = pn_max(r.columns ? TILE / 16 : 1, pn_grain(r.out_chunk));
@@ -66,7 +67,9 @@ static int64_t offset(int n, const int64_t *size, const int64_t *stride, int64_t
 }
 
 /* The parts' results, or those of integers narrower than T, are put down before they become y. */
-static int via_scratch(const reduce *r, const pn_array *y) { return r->parts > 1 || y->dtype != PN_DTYPE; }
+static int via_scratch(const reduce *r, const pn_array *y) {
+    return r->parts > 1 || y->dtype != PN_DTYPE;
+}
 
 /* n elements of one output from the i-th reduced one, as contiguous T: in place, or through buffer */
 static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *buffer) {
@@ -76,7 +79,8 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
         return (const T *)r->x + keep + offset(r->n_red, r->red, r->red_s, i);
     for (int64_t k = 0, m; k < n; k += m) {
         m = pn_min(n - k, inner - (i + k) % inner);
-        pn_block_load(buffer + k, r->dtype, r->x + (keep + offset(r->n_red, r->red, r->red_s, i + k)) * item, s, m);
+        pn_block_load(buffer + k, r->dtype,
+                      r->x + (keep + offset(r->n_red, r->red, r->red_s, i + k)) * item, s, m);
     }
     return buffer;
 }
@@ -88,7 +92,8 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
         int64_t i = 0;                                                                             \
         for (; i + 4 * PN_VL <= n; i += 4 * PN_VL) {                                               \
             s0 = vcomb(s0, pn_load(p + i)), s1 = vcomb(s1, pn_load(p + i + PN_VL));                \
-            s2 = vcomb(s2, pn_load(p + i + 2 * PN_VL)), s3 = vcomb(s3, pn_load(p + i + 3 * PN_VL)); \
+            s2 = vcomb(s2, pn_load(p + i + 2 * PN_VL)),                                            \
+            s3 = vcomb(s3, pn_load(p + i + 3 * PN_VL));                                            \
         }                                                                                          \
         for (; i + PN_VL <= n; i += PN_VL) s0 = vcomb(s0, pn_load(p + i));                         \
         if (i < n) s1 = vcomb(s1, pn_load_part(p + i, n - i, identity));                           \
@@ -100,7 +105,8 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
         for (int64_t b = 0, i = lo; i < hi; i += BLOCK, b++) {                                     \
             int64_t n = pn_min(BLOCK, hi - i);                                                     \
             stack[top++] = name##_block(gather(r, keep, i, n, buffer), n);                         \
-            for (int64_t k = b; k & 1; k >>= 1) stack[top - 2] = scomb(stack[top - 2], stack[top - 1]), top--; \
+            for (int64_t k = b; k & 1; k >>= 1)                                                    \
+                stack[top - 2] = scomb(stack[top - 2], stack[top - 1]), top--;                     \
         }                                                                                          \
         if (top == 0) return identity;                                                             \
         while (top > 1) stack[top - 2] = scomb(stack[top - 2], stack[top - 1]), top--;             \
@@ -109,18 +115,24 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
     static void name##_add(T *a, const T *b, int64_t n) {                                          \
         int64_t i = 0;                                                                             \
         for (; i + PN_VL <= n; i += PN_VL) pn_store(a + i, vcomb(pn_load(a + i), pn_load(b + i))); \
-        if (i < n) /* the same code as before, that a value does not depend on its position */      \
-            pn_store_part(a + i, vcomb(pn_load_part(a + i, n - i, identity), pn_load_part(b + i, n - i, identity)), n - i); \
+        if (i < n) /* the same code as before, that a value does not depend on its position */     \
+            pn_store_part(                                                                         \
+                a + i,                                                                             \
+                vcomb(pn_load_part(a + i, n - i, identity), pn_load_part(b + i, n - i, identity)), \
+                n - i);                                                                            \
     }                                                                                              \
-    static void name##_tile(const reduce *r, int64_t keep, int64_t lo, int64_t hi, T *to, int64_t n) { \
+    static void name##_tile(const reduce *r, int64_t keep, int64_t lo, int64_t hi, T *to,          \
+                            int64_t n) {                                                           \
         T stack[12][TILE] __attribute__((aligned(64)));                                            \
         int top = 0;                                                                               \
         for (int64_t b = 0, i = lo; i < hi; i += BLOCK_ROWS, b++) {                                \
             for (int64_t j = 0; j < n; j++) stack[top][j] = identity;                              \
             for (int64_t k = i; k < pn_min(i + BLOCK_ROWS, hi); k++)                               \
-                name##_add(stack[top], (const T *)r->x + keep + offset(r->n_red, r->red, r->red_s, k), n); \
+                name##_add(stack[top],                                                             \
+                           (const T *)r->x + keep + offset(r->n_red, r->red, r->red_s, k), n);     \
             top++;                                                                                 \
-            for (int64_t k = b; k & 1; k >>= 1) name##_add(stack[top - 2], stack[top - 1], n), top--; \
+            for (int64_t k = b; k & 1; k >>= 1)                                                    \
+                name##_add(stack[top - 2], stack[top - 1], n), top--;                              \
         }                                                                                          \
         for (; top > 1; top--) name##_add(stack[top - 2], stack[top - 1], n);                      \
         for (int64_t j = 0; j < n; j++) to[j] = top ? stack[0][j] : identity;                      \
@@ -179,7 +191,9 @@ static int64_t parts_bytes(const pn_array *x, const pn_array *y) {
     return via_scratch(&r, y) ? r.parts * r.outs * (int64_t)sizeof(T) : 0;
 }
 
-PN_FN(sum_to_fwd) { sum_run(c, ARG(sum_to_fwd, x), ARG(sum_to_fwd, y), ARG(sum_to_fwd, scratch)->data); }
+PN_FN(sum_to_fwd) {
+    sum_run(c, ARG(sum_to_fwd, x), ARG(sum_to_fwd, y), ARG(sum_to_fwd, scratch)->data);
+}
 PN_FN(amax_fwd) { amax_run(c, ARG(amax_fwd, x), ARG(amax_fwd, y), ARG(amax_fwd, scratch)->data); }
 PN_FN(amin_fwd) { amin_run(c, ARG(amin_fwd, x), ARG(amin_fwd, y), ARG(amin_fwd, scratch)->data); }
 PN_SCRATCH_FN(sum_to_fwd) { return parts_bytes(ARG(sum_to_fwd, x), ARG(sum_to_fwd, y)); }
@@ -199,7 +213,8 @@ static void argmax_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
             int64_t n = pn_min(BLOCK, r->reds - i);
             const T *p = gather(r, keep, i, n, buffer);
             for (int64_t k = 0; k < n; k++)
-                if (i + k == 0 || p[k] > top || (IS_NAN(p[k]) && !IS_NAN(top))) top = p[k], best = i + k;
+                if (i + k == 0 || p[k] > top || (IS_NAN(p[k]) && !IS_NAN(top)))
+                    top = p[k], best = i + k;
         }
         to[o] = best;
     }

@@ -29,7 +29,8 @@ static void rows_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 }
 
 /* y[r] = row(a[r], b[r]) for every row of arrays of one shape */
-static void rows_run(pn_call *c, const pn_array *a, const pn_array *b, const pn_array *y, row_fn row) {
+static void rows_run(pn_call *c, const pn_array *a, const pn_array *b, const pn_array *y,
+                     row_fn row) {
     rows r = {.a = a->data, .b = b ? b->data : NULL, .y = y->data, .row = row};
     r.n = y->shape[y->ndim - 1];
     if (r.n == 0) return;

@@ -112,12 +112,17 @@ cdef list separate(OpBase op, tuple xs, pn_array *arr):
     cdef int k, w
     for w in range(op.n_in - op.n_write, op.n_in):
         for k in range(op.n_in - op.n_write):
-            if (xs[k] is not None and (<TensorBase>xs[k]).storage is (<TensorBase>xs[w]).storage
+            if (xs[k] is not None and share_memory((<TensorBase>xs[k]).storage, (<TensorBase>xs[w]).storage)
                     and not same_places(&arr[k], &arr[w])):
                 t = dense_copy(&arr[k])
                 arr[k] = t.a
                 held.append(t)
     return held
+
+
+cdef bint share_memory(Storage a, Storage b) noexcept:
+    """Whether the bytes of two storages overlap: one and the same, or borrowed from one array."""
+    return a is b or (<char *>a.data < <char *>b.data + b.nbytes and <char *>b.data < <char *>a.data + a.nbytes)
 
 
 cdef bint same_places(const pn_array *a, const pn_array *b) noexcept:
@@ -281,15 +286,30 @@ cdef object array_view(const pn_array *a):
 
 
 cdef int launch_python(OpBase op, const pn_array *arr, dict params) except -1:
-    """A user's kernel: kernel(outs, ins, **params) on NumPy arrays; what is not wanted is None."""
+    """A user's kernel: kernel(outs, ins, **params) on NumPy arrays; what is not wanted is None.
+
+    It works on copies, so that an array that it keeps never looks at memory that was given back.
+    """
     cdef int k
-    cdef list ins = [array_view(&arr[k]) for k in range(op.n_in)]
-    cdef list outs = [array_view(&arr[op.n_in + k]) for k in range(op.n_out)]
-    for a in ins:
-        if a is not None:
-            a.flags.writeable = False
+    cdef list ins = [private_array(&arr[k], True) for k in range(op.n_in)]
+    cdef list outs = [private_array(&arr[op.n_in + k], False) for k in range(op.n_out)]
     op.py_kernel(outs, ins, **params)
+    for k in range(op.n_out):
+        if outs[k] is not None:
+            np.copyto(array_view(&arr[op.n_in + k]), outs[k])
     return 0
+
+
+cdef object private_array(const pn_array *a, bint filled):
+    """A NumPy array of its own of a's shape and dtype, read-only with a's values where filled."""
+    cdef object view = array_view(a), own
+    if view is None:
+        return None
+    if not filled:
+        return np.empty_like(view)
+    own = view.copy()
+    own.flags.writeable = False
+    return own
 
 
 cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:

@@ -326,7 +326,8 @@ cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, dic
     except FloatingPointError as e:
         raise FloatingPointError(f"{e}, in the backward of '{n.op.name}'") from None
     if len(gs) != len(n.inputs):
-        raise ValueError(f"{n.op.name}: expected {len(n.inputs)} gradients from its vjp, one for each input, got {len(gs)}")
+        raise ValueError(f"{n.op.name}: expected {len(n.inputs)} gradients from its vjp, one for each input, "
+                         f"got {len(gs)}")
     for k in range(len(gs)):
         if gs[k] is None or not need & (1 << k):
             continue
@@ -359,7 +360,8 @@ cdef object replaced(TensorBase g, object new):
     if not isinstance(new, TensorBase):
         raise TypeError(f"hook: expected a Tensor or None as its result, got {type(new).__name__}")
     if not same_shape(&(<TensorBase>new).a, &g.a) or (<TensorBase>new).a.dtype != g.a.dtype:
-        raise ValueError(f"hook: expected a gradient of shape {g.shape} and dtype {g.dtype}, got {new.shape} and {new.dtype}")
+        raise ValueError(f"hook: expected a gradient of shape {g.shape} and dtype {g.dtype}, "
+                         f"got {new.shape} and {new.dtype}")
     return new
 
 

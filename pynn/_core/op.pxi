@@ -401,7 +401,7 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
     for k in range(op.n_in):
         if op.spec[k].kind in (c'T', c'A', c'C') and is_number(xs[k]):
             dtype = weak_dtype(dtype, xs[k])
-    if dtype != PN_NONE and dtype > PN_F64 and any([s in (c'T', c'C') for s in [op.spec[k].kind for k in range(op.n_in)]]):
+    if dtype != PN_NONE and dtype > PN_F64 and any([op.spec[k].kind in (c'T', c'C') for k in range(op.n_in)]):
         if not op.promote:
             for k in range(op.n_in):
                 if op.spec[k].kind == c'T':

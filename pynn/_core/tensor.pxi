@@ -285,7 +285,8 @@ cdef class TensorBase:
         check_writable(self, "writable")
         for d in range(self.a.ndim):
             if self.a.shape[d] > 1 and self.a.strides[d] == 0:
-                raise ValueError(f"writable: dimension {d} of shape {self.shape} repeats the same memory; use x.clone()")
+                raise ValueError(f"writable: dimension {d} of shape {self.shape} repeats the same memory; "
+                                 "use x.clone()")
         return to_numpy(self, True)
 
     def _bump(self):

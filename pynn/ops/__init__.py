@@ -25,3 +25,4 @@ _tensor.FUNCTIONS.update(
 )
 
 _core.bind_core(OPS)
+OPS.seal()

@@ -106,7 +106,7 @@ def _slice_back(n, g):
 
 def _unslice_shape(shapes, shape):
     if not len(shapes[0]) == shapes[1][1] == len(shape):
-        raise ValueError(f"unslice: argument 'place': expected a column for each dimension of x {shapes[0]} and of shape "
+        raise ValueError(f"unslice: argument 'place': expected a column for each dimension of x {shapes[0]} and of "
                          f"{shape}, got {shapes[1]}")  # fmt: skip
     return [shape]
 

@@ -22,7 +22,7 @@
 #define KC 256 /* pn_gemm.c's: part of its promise */
 #define MAXD (PN_GEMM_BATCH + 2)
 #define GUARD 64
-#define MARK ((T)-12345.5)
+#define MARK ((T) - 12345.5)
 
 #if PN_KIND == PN_f32
 typedef double wide;
@@ -79,8 +79,10 @@ static int64_t lay_out(int nd, const int64_t *d, int64_t *s, int form, int zeros
         int64_t n = d[order[i]], gap = form == ANY && chance(40) ? below(3) : 0;
         s[order[i]] = run = i == nd - 1 ? 1 + gap : run + gap;
         if (form == ANY && chance(20)) s[order[i]] = -run;
-        if (zeros && chance(15)) s[order[i]] = 0;
-        else run *= n ? n : 1;
+        if (zeros && chance(15))
+            s[order[i]] = 0;
+        else
+            run *= n ? n : 1;
         if (n && s[order[i]] < 0) lo += (n - 1) * s[order[i]];
         if (n && s[order[i]] > 0) hi += (n - 1) * s[order[i]];
     }
@@ -165,26 +167,29 @@ static int64_t some_size(void) {
 
 static void set_special(pn_gemm_args *g, pn_mat *x, int64_t rows, int64_t cols) {
     static const T what[] = {(T)NAN, (T)INFINITY, (T)-INFINITY, (T)-0.0, (T)3e38};
-    for (int e = 0; rows && cols && e < 3; e++) *at(x, g, 0, below(rows), below(cols)) = what[below(5)];
+    for (int e = 0; rows && cols && e < 3; e++)
+        *at(x, g, 0, below(rows), below(cols)) = what[below(5)];
 }
 
-static void check(const pn_gemm_args *g, const store *c, const T *before, const T *want, int64_t count, int threads,
-                  int64_t div) {
+static void check(const pn_gemm_args *g, const store *c, const T *before, const T *want,
+                  int64_t count, int threads, int64_t div) {
     T *was = malloc((size_t)(c->n + 2 * c->guard) * sizeof(T));
     memcpy(was, before, (size_t)(c->n + 2 * c->guard) * sizeof(T));
     for (int64_t e = 0; e < count; e++) {
         int64_t j = e % g->n, i = e / g->n % g->m, b = e / g->n / g->m;
         T *p = at(&g->c, g, b, i, j), got = *p;
         if (!same(got, want[e])) {
-            fprintf(stderr, "%lldx%lldx%lld b %lld at %lld,%lld: %.9g, not %.9g (%d threads, div %lld)\n",
-                    (long long)g->m, (long long)g->k, (long long)g->n, (long long)b, (long long)i, (long long)j, (double)got,
-                    (double)want[e], threads, (long long)div);
+            fprintf(stderr,
+                    "%lldx%lldx%lld b %lld at %lld,%lld: %.9g, not %.9g (%d threads, div %lld)\n",
+                    (long long)g->m, (long long)g->k, (long long)g->n, (long long)b, (long long)i,
+                    (long long)j, (double)got, (double)want[e], threads, (long long)div);
             exit(1);
         }
         was[p - c->base] = got;
     }
     if (memcmp(was, c->base, (size_t)(c->n + 2 * c->guard) * sizeof(T))) {
-        fprintf(stderr, "%lldx%lldx%lld: wrote outside of C\n", (long long)g->m, (long long)g->k, (long long)g->n);
+        fprintf(stderr, "%lldx%lldx%lld: wrote outside of C\n", (long long)g->m, (long long)g->k,
+                (long long)g->n);
         exit(1);
     }
     free(was);
@@ -221,7 +226,8 @@ static double one_case(void) {
     double worst = 0;
     store s[5] = {{0}};
     if (chance(15)) g.k += 300 * below(4);
-    if (chance(8)) g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
+    if (chance(8))
+        g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
     if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
     g.accumulate = chance(30);
     g.relu = chance(30);
@@ -246,17 +252,20 @@ static double one_case(void) {
     int special = count && chance(10);
     if (special) set_special(&g, &g.a, g.m, g.k), set_special(&g, &g.b, g.k, g.n);
     T *want = malloc((size_t)(count + 1) * sizeof(T));
-    for (int64_t e = 0; e < count; e++) *at(&g.c, &g, e / g.n / g.m, e / g.n % g.m, e % g.n) = value();
+    for (int64_t e = 0; e < count; e++)
+        *at(&g.c, &g, e / g.n / g.m, e / g.n % g.m, e % g.n) = value();
     for (int64_t e = 0; e < count; e++) {
         wide sum, size;
         want[e] = define(&g, e / g.n / g.m, e / g.n % g.m, e % g.n, &sum, &size);
-        double err = fabs((double)(want[e] - sum)) / (EPS * ((double)g.k / 2 + 4) * (double)size + 1e-300);
+        double err =
+            fabs((double)(want[e] - sum)) / (EPS * ((double)g.k / 2 + 4) * (double)size + 1e-300);
         if (!special && !(err <= worst)) worst = err;
     }
     run_all_ways(&g, &s[2], want, count);
     free(want);
     for (int e = 0; e < 5; e++) free(s[e].base);
-    if (!(worst <= 1)) fprintf(stderr, "the definition itself is off: %g of its bound\n", worst), exit(1);
+    if (!(worst <= 1))
+        fprintf(stderr, "the definition itself is off: %g of its bound\n", worst), exit(1);
     return worst;
 }
 
@@ -280,11 +289,14 @@ static int ascending(const void *a, const void *b) {
 #define KEEP(x) __asm__ volatile("" : "+x"(x))
 #endif
 static double peak(void) {
-    pn_h x = 1 - (pn_h){0}, y = x / 2, a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x, i = x, j = x;
+    pn_h x = 1 - (pn_h){0}, y = x / 2, a = x, b = x, c = x, d = x, e = x, f = x, g = x, h = x,
+         i = x, j = x;
     int64_t n = 20000;
     double t = now();
     for (int64_t r = 0; r < n; r++) {
-#define STEP(s) s = pn_fma_h(s, x, y); KEEP(s);
+#define STEP(s)                                                                                    \
+    s = pn_fma_h(s, x, y);                                                                         \
+    KEEP(s);
         STEP(a) STEP(b) STEP(c) STEP(d) STEP(e) STEP(f) STEP(g) STEP(h) STEP(i) STEP(j)
     }
     return 2e-9 * 10 * (double)(sizeof x / sizeof(T)) * (double)n / (now() - t);
@@ -313,11 +325,13 @@ static double speed(const shape *s, int form, T *a, T *b, T *c, T *bias, void *s
 static void bench_shape(const shape *s, int threads, T **x, void *scratch) {
     enum { ROUNDS = 15, FORMS = 4 };
     static const char *name[] = {"NN", "NT", "TN", "NT+bias+relu"};
-    double f[FORMS][ROUNDS], share[FORMS][ROUNDS], flop = 2. * (double)s->m * (double)s->n * (double)s->k;
+    double f[FORMS][ROUNDS], share[FORMS][ROUNDS],
+        flop = 2. * (double)s->m * (double)s->n * (double)s->k;
     for (int r = 0; r < ROUNDS; r++)
         for (int form = 0; form < FORMS; form++) {
             double p = peak();
-            f[form][r] = speed(s, form == 3 ? 1 : form, x[0], x[1], x[2], form == 3 ? x[3] : NULL, scratch);
+            f[form][r] =
+                speed(s, form == 3 ? 1 : form, x[0], x[1], x[2], form == 3 ? x[3] : NULL, scratch);
             share[form][r] = f[form][r] / (p + peak()) * 2 / threads;
         }
     printf("%5lldx%4lldx%4lld ", (long long)s->m, (long long)s->k, (long long)s->n);
@@ -325,16 +339,17 @@ static void bench_shape(const shape *s, int threads, T **x, void *scratch) {
         qsort(f[form], ROUNDS, sizeof(double), ascending);
         qsort(share[form], ROUNDS, sizeof(double), ascending);
         printf("| %s %6.1f %3.0f%% (%.0f-%.0f) %8.2f us ", name[form], f[form][ROUNDS / 2],
-               100 * share[form][ROUNDS / 2], 100 * share[form][ROUNDS / 4], 100 * share[form][ROUNDS * 3 / 4],
-               1e-3 * flop / f[form][ROUNDS / 2]);
+               100 * share[form][ROUNDS / 2], 100 * share[form][ROUNDS / 4],
+               100 * share[form][ROUNDS * 3 / 4], 1e-3 * flop / f[form][ROUNDS / 2]);
     }
     puts("");
 }
 
 static void bench(int threads, const shape *only) {
-    static const shape shapes[] = {{1, 1, 1},       {32, 32, 10},    {64, 128, 10},   {32, 64, 32},
-                                   {64, 64, 64},    {128, 128, 128}, {256, 256, 256}, {512, 512, 512},
-                                   {1024, 1024, 1024}, {64, 784, 256}, {1576, 192, 576}, {1, 784, 256}};
+    static const shape shapes[] = {{1, 1, 1},       {32, 32, 10},     {64, 128, 10},
+                                   {32, 64, 32},    {64, 64, 64},     {128, 128, 128},
+                                   {256, 256, 256}, {512, 512, 512},  {1024, 1024, 1024},
+                                   {64, 784, 256},  {1576, 192, 576}, {1, 784, 256}};
     T *x[4];
     void *scratch;
     if (pn_set_num_threads(threads)) exit(1);
@@ -345,12 +360,14 @@ static void bench(int threads, const shape *only) {
     }
     if (posix_memalign(&scratch, PN_ALIGN, (size_t)threads << 21)) exit(1);
     if (only) bench_shape(only, threads, x, scratch);
-    for (size_t k = 0; !only && k < sizeof shapes / sizeof *shapes; k++) bench_shape(&shapes[k], threads, x, scratch);
+    for (size_t k = 0; !only && k < sizeof shapes / sizeof *shapes; k++)
+        bench_shape(&shapes[k], threads, x, scratch);
 }
 
 int main(int argc, char **argv) {
     if (argc > 1 && !strcmp(argv[1], "bench")) {
-        shape s = argc > 5 ? (shape){atoi(argv[3]), atoi(argv[4]), atoi(argv[5])} : (shape){0, 0, 0};
+        shape s =
+            argc > 5 ? (shape){atoi(argv[3]), atoi(argv[4]), atoi(argv[5])} : (shape){0, 0, 0};
         bench(argc > 2 ? atoi(argv[2]) : 1, argc > 5 ? &s : NULL);
         return 0;
     }
