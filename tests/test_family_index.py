@@ -11,7 +11,14 @@ import pynn
 from pynn import OPS, Tensor, _core
 from pynn.ops import index
 
-RNG = np.random.default_rng(11)
+RNG = None  # a generator of its own for each test
+
+
+@pytest.fixture(autouse=True)
+def _own_numbers():
+    """Each test draws the same numbers whichever ran before it."""
+    global RNG
+    RNG = np.random.default_rng(11)
 
 
 def numbered(*shape):
@@ -89,7 +96,7 @@ def test_getitem_is_numpys(case):
         return
     assert y.shape == want.shape
     np.testing.assert_array_equal(y.detach().numpy(), want)
-    seed = RNG.standard_normal(want.shape)
+    seed = np.random.default_rng(1).standard_normal(want.shape)
     (g,) = pynn.grad(y, x, Tensor(seed)) if y.size else (pynn.zeros(shape, dtype="f8"),)
     expected = np.zeros(shape)
     np.add.at(expected, key, seed)
@@ -199,7 +206,8 @@ def test_index_put(shape, key, dtype):
     assert y.dtype == a.dtype
     assert z.dtype == a.dtype
     np.testing.assert_array_equal(y.numpy(), b)
-    np.testing.assert_allclose(z.numpy(), c, rtol=1e-6)
+    # Sums in float32 may cancel: the bound goes by the size of what is added, not of the sum.
+    np.testing.assert_allclose(z.numpy(), c, rtol=0, atol=1e-5 if dtype == "f4" else 1e-12)
 
 
 def test_index_put_derivatives():
