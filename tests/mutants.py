@@ -209,7 +209,7 @@ def options():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--kernel", action="append", help="only this kernel (may be given more than once)")
     p.add_argument("--limit", type=int, help="only the first N kernels")
-    p.add_argument("--tests", action="append", help="test files (default: tests/test_ops*.py)")
+    p.add_argument("--tests", action="append", help="test files (default: test_ops*.py, test_family_*.py)")
     p.add_argument("--list", action="store_true", help="show the first flip of each kernel and stop")
     return p.parse_args()
 
@@ -226,7 +226,8 @@ def main():
             line = source.count("\n", 0, m.start) if m else 0
             print(f"{k.name:24}", f"{line + 1}: {source.splitlines()[line].strip()} [{m.text}]" if m else "no site")
         return
-    tests = opt.tests or sorted(str(f.relative_to(ROOT)) for f in (ROOT / "tests").glob("test_ops*.py"))
+    found = [f for pattern in ("test_ops*.py", "test_family_*.py") for f in sorted((ROOT / "tests").glob(pattern))]
+    tests = opt.tests or [str(f.relative_to(ROOT)) for f in found]
     sync()
     if error := build():
         sys.exit(f"mutants: the tree does not build\n{error}")
