@@ -252,6 +252,22 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     return 0
 
 
+def flops_of(OpBase op, tuple xs, int64_t n_out):
+    """The entry's flops for a call on tensors xs (None where one is left out) whose first output has n_out elements."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
+    cdef int k
+    if len(xs) != op.n_in:
+        raise TypeError(f"flops_of: expected the {op.n_in} arguments of {op.name}, got {len(xs)}")
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
+        else:
+            arr[k] = (<TensorBase?>xs[k]).a
+    match_inputs(op, arr, op.defaults, &dims)
+    return count_flops(op, &dims, n_out)
+
+
 cdef int fill_params(OpBase op, dict params, pn_value *par) except -1:
     cdef int k
     cdef object v
