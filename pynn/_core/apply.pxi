@@ -252,8 +252,8 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     return 0
 
 
-def flops_of(OpBase op, tuple xs, int64_t n_out):
-    """The entry's flops for a call on tensors xs (None where one is left out) whose first output has n_out elements."""
+def flops_of(OpBase op, tuple xs, dict params, int64_t n_out):
+    """The entry's flops for op(*xs, **params), whose first output has n_out elements; xs may have None."""
     cdef pn_array[MAX_ARG] arr
     cdef Dims dims
     cdef int k
@@ -264,7 +264,7 @@ def flops_of(OpBase op, tuple xs, int64_t n_out):
             arr[k].dtype = PN_NONE
         else:
             arr[k] = (<TensorBase?>xs[k]).a
-    match_inputs(op, arr, op.defaults, &dims)
+    match_inputs(op, arr, merged(op, params), &dims)
     return count_flops(op, &dims, n_out)
 
 
