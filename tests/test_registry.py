@@ -205,6 +205,21 @@ def test_functions_are_short():
     assert not long, long
 
 
+@in_tree
+def test_hooks_and_make_lint_use_the_same_linters():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    pins = set(re.search(r"^LINTERS = (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split())
+    assert pins == set(re.findall(r"[\w-]+==[\d.]+", hooks)) - set(re.findall(r"pre-commit-hooks==[\d.]+", hooks))
+    assert all("==" in pin for pin in pins)
+
+
+@in_tree
+def test_make_targets_run_files_that_exist():
+    named = set(re.findall(r"\$\((?:PY|PYTHON)\) ([\w/]+\.py)", (ROOT / "Makefile").read_text()))
+    assert len(named) > 3
+    assert [f for f in sorted(named) if not (ROOT / f).is_file()] == []
+
+
 def test_ops_are_ops():
     assert all(isinstance(op, Op) for op in OPS)
     assert len({op.name for op in OPS}) == len(ENTRIES)
