@@ -1,7 +1,9 @@
 """The house holds together: kernels, entries, stems and classes agree, imports go one way, files stay small."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -138,8 +140,6 @@ def test_imports_go_one_way(path):
 
 def test_importing_pynn_is_light():
     """Nothing but NumPy comes along, neither at import nor with the first steps of training."""
-    import subprocess
-
     program = """
 import sys, pynn, pynn.nn, pynn.optim
 heavy = {"scipy", "matplotlib", "sklearn", "tqdm", "torch", "safetensors"}
@@ -203,6 +203,14 @@ def test_functions_are_short():
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
                 long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not long, long
+
+
+@in_tree
+def test_the_page_of_ops_is_up_to_date():
+    """In a process of its own: tests register ops, too."""
+    env = {**os.environ, "PYTHONPATH": str(Path(pynn.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "docs/make_ops.py", "--check"], cwd=ROOT, env=env)
+    assert run.returncode == 0, "python docs/make_ops.py writes it anew"
 
 
 @in_tree
