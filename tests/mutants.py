@@ -27,6 +27,7 @@ COPY = ROOT / "build" / "mutants"
 ENV = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
 TIMEOUT = 600  # a mutant that hangs is a mutant noticed
 MEMORY = 12 << 30  # so is one that asks for all there is
+EQUIVALENT = ("i + k == 0 ||",)  # argmax: k < BLOCK, and i is 0 or at least that
 
 
 class Kernel(NamedTuple):
@@ -42,6 +43,7 @@ class Mutant(NamedTuple):
     start: int
     end: int
     text: str
+    ops: tuple  # whose kernels have this text
 
 
 def kernels():
@@ -146,21 +148,24 @@ def sites(text, start, end):
             group = m.lastindex
             at, old = m.start(group), m.group(group)
             address = any(a <= at < b for a, b in skip)
-            if not address or flip is SIGN:  # only a sign of an address is worth a try
-                yield rank + len(RULES) * address, Mutant(at, m.end(group), flip[old])
+            same = any(text.find(e, at - len(e), at + len(e)) >= 0 for e in EQUIVALENT)
+            if not same and (not address or flip is SIGN):  # only a sign of an address is worth a try
+                yield rank + len(RULES) * address, Mutant(at, m.end(group), flip[old], ())
 
 
 def choices(source, stem):
     """{kernel: its mutants, the one to try first in front} for the kernels of a file."""
     text = blank(source)
     reach = {k: regions(text, k) for k in kernels() if k.stem == stem}
-    users = Counter(span for spans in reach.values() for span in spans)
     taken, found = set(), {}
     for k, spans in reach.items():
-        ranked = [(users[s] > 1, rank, m) for s in spans for rank, m in sites(text, *s)]
+        ranked = []
+        for span in spans:
+            ops = tuple(other.op for other in reach if span in reach[other])
+            ranked += [(len(ops) > 1, rank, m._replace(ops=ops)) for rank, m in sites(text, *span)]
         ranked.sort(key=lambda x: x[:2])
         found[k] = [m for _, _, m in ranked if m not in taken]
-        if found[k] and not any(m == found[k][0] and not shared for shared, _, m in ranked):
+        if found[k] and len(found[k][0].ops) > 1:
             taken.add(found[k][0])
     return found
 
@@ -232,7 +237,7 @@ def try_kernel(kernel, tests, each):
         try:
             if why := build():
                 continue
-            caught, note = tests_fail(tests, [kernel.op])
+            caught, note = tests_fail(tests, mutant.ops)
         finally:
             file.write_text(source)  # with a new time: the mutant's objects are stale
         tried += 1
