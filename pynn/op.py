@@ -126,6 +126,7 @@ class Op(_core.OpBase):
         layout: "any" strides, or "dense" where the kernel wants row-major arguments.
         like: the result takes the memory layout of the first 4-D operand (elementwise ops).
         promote: whether mixed dtypes are promoted; layers raise instead.
+        compares: a comparison of two inputs, which is exact for Python integers beyond the other's dtype.
         view: name of a view instead of a kernel.
         flops, bytes: cost, for the thread grain, the roofline and summaries.
         samples: samples(rng) → (args, params) pairs beside those drawn from the strings.
@@ -175,6 +176,7 @@ class Op(_core.OpBase):
         layout: str = "any",
         like: bool = False,
         promote: bool = True,
+        compares: bool = False,
         view: str | None = None,
         flops: str = "n",
         bytes: str | None = None,
@@ -196,6 +198,7 @@ class Op(_core.OpBase):
         self.bwd_formula, self.saves, self.flops, self.bytes = bwd_formula, saves, flops, bytes
         self.__doc__ = f"{name}({ins}) → {outs}\n\n{doc}"
         self._set_name(name, dict(params or {}))
+        self.compares = compares
         self._set_specs(self.in_specs, self.out_specs, symbols, len(parse_args(writes, symbols)))
         self._set_flops(parse_flops(flops, symbols))
         self._bind_kernel(kernel, layout == "dense", like, promote)

@@ -252,18 +252,6 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     return 0
 
 
-cdef int fill_params(OpBase op, dict params, pn_value *par) except -1:
-    cdef int k
-    cdef object v
-    for k in range(len(op.par_names)):
-        v = params[op.par_names[k]]
-        if (<const char *>op.par_kinds)[k] == c'f':
-            par[k].f = v
-        else:
-            par[k].i = -1 if v is None else v
-    return 0
-
-
 cdef inline void run_kernel(pn_fn fn, pn_call *c, double cost) noexcept:
     if cost > GIL_NS:
         with nogil:
@@ -358,17 +346,17 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     if op.view_kind == V_ALIAS:
         y.a = x.a
     elif op.view_kind == V_PERMUTE:
-        permuted(&x.a, tuple(params["axes"]), &y.a)
+        permuted(&x.a, sizes_in(op, params, "axes"), &y.a)
     elif op.view_kind == V_SLICE:
-        sliced(&x.a, params["begin"], params["shape"], params["step"], &y.a)
+        sliced(&x.a, sizes_in(op, params, "begin"), sizes_in(op, params, "shape"), sizes_in(op, params, "step"), &y.a)
     elif op.view_kind == V_EXPAND:
         to.dtype = x.a.dtype
-        set_shape(&to, params["shape"])
+        set_shape(&to, sizes_in(op, params, "shape"))
         if not expanded(&x.a, &to, &y.a):
             raise ValueError(f"expand: argument 'shape': expected a shape that {x.shape} broadcasts to, "
-                             f"got {params['shape']}")
+                             f"got {shown(params['shape'])}")
     else:
-        reshape_target(&x.a, params["shape"], &y.a)
+        reshape_target(&x.a, sizes_in(op, params, "shape"), &y.a)
         if not reshaped(&x.a, &y.a):
             dense = dense_copy(&x.a)
             reshaped(&dense.a, &y.a)

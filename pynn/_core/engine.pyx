@@ -89,6 +89,7 @@ cdef extern from *:
     object tensor_new(object base, object type, tuple args)
 
 include "storage.pxi"
+include "numbers.pxi"
 include "tensor.pxi"
 include "views.pxi"
 include "op.pxi"

@@ -36,6 +36,7 @@ cdef class OpBase:
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
+    cdef public bint compares       # a comparison of two inputs: their order alone matters
     cdef readonly bytes par_kinds
     cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
@@ -237,7 +238,7 @@ cdef int bind_dims(OpBase op, const pn_array *arr, int n, dict params, Dims *dim
     if params:
         for k, name in enumerate(op.sym_names):
             if name in params:
-                dims.sym[k] = params[name]
+                dims.sym[k] = as_dimension(op, name, params[name])
     for k in range(n):
         if arr[k].dtype != PN_NONE and not match_input(&op.spec[k], &arr[k], dims):
             return k
@@ -407,6 +408,8 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
                 if op.spec[k].kind == c'T':
                     dtype_error(op, k, "a floating dtype", _dtypes[dtype])
         dtype = AS_FLOAT[dtype]
+    if op.compares:
+        compare_beyond(xs, dtype)
     for k in range(op.n_in):
         xs[k] = as_kind(op, k, xs[k], dtype)
     dtype_out[0] = dtype
@@ -424,10 +427,10 @@ cdef object as_kind(OpBase op, int k, object v, int dtype):
         if kind == c'i':
             if not isinstance(v, int) or isinstance(v, bool):
                 dtype_error(op, k, "integers", type(v).__name__)
-            return scalar_tensor(v, PN_I64)
+            return number_input(op, k, v, PN_I64)
         if kind == c'b':
             return scalar_tensor(bool(v), PN_BOOL)
-        return scalar_tensor(v, weak_dtype(PN_NONE, v) if kind == c'*' else dtype)
+        return number_input(op, k, v, weak_dtype(PN_NONE, v) if kind == c'*' else dtype)
     x = v
     if kind == c'*':
         return x
