@@ -333,9 +333,20 @@ class ListEffect(Effect):
 
     Arguments with names ending in `_list` are columns of a table. Called as effect(*singles, rows, **params)
     with a tuple of tensors for each row, in the entry's order; see _core.run_list.
+
+    needs: {optional argument: parameter}: a call in which the parameter is not 0 must give the argument.
     """
 
     __slots__ = ()
+
+    def __init__(self, name: str, ins: str, writes: str, *, needs: dict[str, str] | None = None, **entry):
+        super().__init__(name, ins, writes, **entry)
+        unknown = {k for k in needs or () if k not in self.in_names} | {
+            p for p in (needs or {}).values() if p not in self.defaults
+        }
+        if unknown:
+            raise ValueError(f"{name}: needs names neither an argument nor a parameter: {', '.join(sorted(unknown))}")
+        self._set_needs(tuple((self.in_names.index(k), p) for k, p in (needs or {}).items()))
 
     def __call__(self, *args, **params):
         unknown = params.keys() - self.defaults.keys()

@@ -1,5 +1,7 @@
 """Faults found by a third review: what once crashed, leaked, lied, or raised an error that named nothing."""
 
+import threading
+
 import numpy as np
 import pytest
 
@@ -132,3 +134,81 @@ def test_settings_name_what_they_refuse():
         _core.set_chunk_div(BIG)
     with raises(TypeError, r"^set_chunk_div: argument 'div': expected an integer, got 1.5$"):
         _core.set_chunk_div(1.5)
+
+
+# ---- effects over lists ------------------------------------------------------------------------------
+
+
+def some(*values, dtype="float32"):
+    return pynn.tensor(np.array(values), dtype)
+
+
+def test_a_column_that_a_parameter_asks_for_must_be_given():
+    p, g, lr, t = some(1, 2), some(3, 4), pynn.tensor(0.1), pynn.tensor(0.0)
+    for row, name in (((g, p, None, t), "momentum_list"), ((g, p, some(0, 0), None), "step_list")):
+        with raises(ValueError, rf"^sgd_step: argument '{name}': expected a Tensor, which momentum asks for, got"):
+            OPS.sgd_step(lr, [row], momentum=0.9)
+    m, v = some(0, 0), some(0, 0)
+    with raises(ValueError, r"^adam_step: argument 'vmax_list': expected a Tensor, which amsgrad asks for, got None$"):
+        OPS.adam_step(lr, [(g, p, m, v, None, t)], amsgrad=True)
+    with raises(TypeError, r"^adam_step: argument 'step_list': expected a Tensor, got None$"):
+        OPS.adam_step(lr, [(g, p, m, v, None, None)])
+    assert p.tolist() == [1, 2]
+    OPS.sgd_step(lr, [(g, p, None, None)])
+    assert p.tolist() != [1, 2]
+    with raises(ValueError, r"^bad: needs names neither an argument nor a parameter: no_list$"):
+        pynn.op.ListEffect("bad", "", "x_list[...]", kernel="grad_clamp_step", params={"clip_value": float},
+                           needs={"no_list": "clip_value"}, register=False)  # fmt: skip
+
+
+def test_a_bad_row_changes_nothing_in_the_others():
+    """Rows of both dtypes are two calls of the kernel; both are checked first."""
+    p, q, lr = some(1, 2), some(1, 2, dtype="float64"), pynn.tensor(0.1)
+    for bad in (
+        (some(1, 2, 3, dtype="float64"), q, None, None), (some(1, 2), q, None, None), (None, q, None, None), (q,),
+        [some(1, 2), p, None, None], ("g", q, None, None), (q, None, None, None), (q, pynn.Tensor(), None, None), None,
+    ):  # fmt: skip
+        with raises((TypeError, ValueError, RuntimeError), r"sgd_step|without values"):
+            OPS.sgd_step(lr, [(some(3, 4), p, None, None), bad])
+        assert p.tolist() == [1, 2], bad
+        assert q.tolist() == [1, 2], bad
+    for lrs in ((), (lr, lr), (None,), (0.1,), (pynn.Tensor(),), (some(1, 2),)):
+        with raises((TypeError, ValueError, RuntimeError), r"sgd_step|without values"):
+            OPS.sgd_step(*lrs, [(some(3, 4), p, None, None)])
+
+
+def test_a_list_of_rows_may_change_during_the_call():
+    """The kernel gets the rows that there were at the start."""
+    n = 200_000
+    rows = [(pynn.ones(n), pynn.zeros(n), None, None) for _ in range(4)]
+    lr, kept, stop = pynn.tensor(1.0), list(rows), threading.Event()
+
+    def change():
+        while not stop.is_set():
+            del rows[1:]
+            rows.extend(kept[1:] * 30)
+            del rows[4:]
+
+    t = threading.Thread(target=change)
+    t.start()
+    try:
+        for _ in range(30):
+            OPS.sgd_step(lr, rows)
+    finally:
+        stop.set()
+        t.join()
+    assert kept[0][1].tolist()[0] == -30
+    x = pynn.ones(3)
+    OPS.grad_clamp_step(((x,) for _ in range(1)), clip_value=0.5)
+    assert x.tolist() == [0.5] * 3
+
+
+# ---- what kernels report -----------------------------------------------------------------------------
+
+
+def test_a_bad_index_is_told_exactly():
+    for n in (2**53 + 1, 2**63 - 1, -(2**63)):
+        with raises(IndexError, rf"expected 0 <= value < 3, got {n} at idx\[1, 0\]$"):
+            OPS.gather_rows(pynn.ones(3, 2), pynn.tensor([[0, 1], [n, 2]]))
+        with raises(IndexError, rf"expected 0 <= value < 3, got {n} at idx\[0, 1\]$"):
+            OPS.gather_rows(pynn.ones(3, 2), pynn.tensor([[0, 1], [n, 2]]).T)

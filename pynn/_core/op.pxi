@@ -33,6 +33,7 @@ cdef class OpBase:
     cdef readonly int n_in, n_out, n_write  # written inputs stand last among the inputs
     cdef readonly int n_fixed       # of a list effect: inputs that are single tensors; the others are columns
     cdef int[MAX_ARG] list_order    # of a list effect: the inputs, the single ones first
+    cdef readonly tuple needs       # of a list effect: (input, parameter that asks for it) each
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
@@ -55,6 +56,7 @@ cdef class OpBase:
         self.required = tuple([k for k, v in defaults.items() if isinstance(v, type)])
         self.kernel_id = -1
         self.promote = True
+        self.needs = ()
 
     def _set_specs(self, ins, outs, sym_names, int n_write=0):
         """ins, outs: (name, [(sym, coef)], ellipsis place, kind, optional, bound) each."""
@@ -81,6 +83,9 @@ cdef class OpBase:
             self.spec[k].kind = ord(kind)
             self.spec[k].optional = optional
             self.spec[k].bound = bound
+
+    def _set_needs(self, needs):
+        self.needs = needs
 
     def _order_columns(self):
         cdef int k, n = 0
