@@ -1,5 +1,7 @@
 """Faults found by a third review: what once crashed, leaked, lied, or raised an error that named nothing."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -212,3 +214,103 @@ def test_a_bad_index_is_told_exactly():
             OPS.gather_rows(pynn.ones(3, 2), pynn.tensor([[0, 1], [n, 2]]))
         with raises(IndexError, rf"expected 0 <= value < 3, got {n} at idx\[0, 1\]$"):
             OPS.gather_rows(pynn.ones(3, 2), pynn.tensor([[0, 1], [n, 2]]).T)
+
+
+# ---- modes of a thread -------------------------------------------------------------------------------
+
+
+def on_a_thread(fn):
+    """fn() on a thread of its own; what it returned or raised."""
+    found = []
+
+    def run():
+        try:
+            found.append(fn())
+        except BaseException as e:
+            found.append(e)
+
+    t = threading.Thread(target=run)
+    t.start()
+    t.join()
+    return found[0]
+
+
+def test_anomaly_detection_belongs_to_a_thread():
+    def divide():
+        return (pynn.ones(2) / 0.0).tolist()
+
+    with pynn.detect_anomaly():
+        assert on_a_thread(divide) == [np.inf, np.inf]
+        with raises(FloatingPointError, r"^detect_anomaly: div made Inf"):
+            divide()
+
+    def inside():
+        with pynn.detect_anomaly():
+            assert on_a_thread(divide) == [np.inf, np.inf]
+            divide()
+
+    assert isinstance(on_a_thread(inside), FloatingPointError)
+    assert divide() == [np.inf, np.inf]
+
+
+def test_one_grad_mode_object_serves_several_threads():
+    mode, entered, left = pynn.no_grad(), threading.Event(), threading.Event()
+
+    def other():
+        with pynn.no_grad(), mode:
+            entered.set()
+            left.wait(10)
+        return pynn.is_grad_enabled()
+
+    found = []
+    t = threading.Thread(target=lambda: found.append(other()))
+    t.start()
+    entered.wait(10)
+    with mode:
+        left.set()
+        t.join()
+    assert pynn.is_grad_enabled()
+    assert found == [True]
+    with mode, mode:
+        assert not pynn.is_grad_enabled()
+    assert pynn.is_grad_enabled()
+
+
+def test_no_grad_of_a_generator_holds_while_it_runs():
+    seen = []
+
+    @pynn.no_grad()
+    def steps(n):
+        try:
+            for k in range(n):
+                seen.append(pynn.is_grad_enabled())
+                try:
+                    got = yield k
+                except KeyError as e:
+                    got = e
+                seen.append(got)
+        finally:
+            seen.append(pynn.is_grad_enabled())
+        return "end"
+
+    g = steps(3)
+    assert next(g) == 0
+    assert pynn.is_grad_enabled()
+    assert g.send("a") == 1
+    assert g.throw(KeyError("b")) == 2
+    with raises(StopIteration, "end"):
+        next(g)
+    assert seen[:2] == [False, "a"]
+    assert [type(s) for s in seen] == [bool, str, bool, KeyError, bool, type(None), bool]
+    assert not any(s for s in seen if isinstance(s, bool))
+    g = steps(3)
+    next(g)
+    g.close()
+    assert seen[-1] is False
+    assert pynn.is_grad_enabled()
+
+
+def test_nn_utils_is_an_attribute():
+    done = subprocess.run([sys.executable, "-c", "import pynn; print(pynn.nn.utils.clip_grad_norm_.__name__)"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.stdout.strip() == "clip_grad_norm_", done.stderr

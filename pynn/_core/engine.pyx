@@ -80,7 +80,7 @@ cdef extern from *:
     """
     static __thread int pn_grad_off = 0;      /* > 0: nothing is recorded on this thread */
     static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
-    static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
+    static __thread int pn_anomaly = 0;       /* > 0: outputs are checked for NaN and Inf on this thread */
     #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
     #define tensor_new(base, type, args) (((PyTypeObject *)(base))->tp_new((PyTypeObject *)(type), args, NULL))
     """

@@ -15,7 +15,7 @@ def set_grad_enabled(bint on):
 
 
 def set_anomaly(bint on):
-    """Switches the check of every kernel's output for NaN and Inf; returns what it was."""
+    """Switches the check of the outputs of this thread's kernels for NaN and Inf; returns what it was."""
     global pn_anomaly
     was = pn_anomaly != 0
     pn_anomaly = on
