@@ -1,8 +1,12 @@
 """Faults found by a third review: what once crashed, leaked, lied, or raised an error that named nothing."""
 
+import copy
+import gc
+import pickle
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -314,3 +318,123 @@ def test_nn_utils_is_an_attribute():
     done = subprocess.run([sys.executable, "-c", "import pynn; print(pynn.nn.utils.clip_grad_norm_.__name__)"],
                           capture_output=True, text=True)  # fmt: skip
     assert done.stdout.strip() == "clip_grad_norm_", done.stderr
+
+
+# ---- memory and half-made objects --------------------------------------------------------------------
+
+
+class Owner(np.ndarray):
+    """An array that may hold the tensor on its memory."""
+
+
+def test_an_array_that_holds_its_own_tensor_is_collected():
+    gc.collect()
+    ends, alive = [], []
+    for _ in range(3):
+        a = np.ones(1000).view(Owner)
+        a.tensor = pynn.from_numpy(a)
+        weakref.finalize(a, ends.append, 1)
+        alive.append(weakref.ref(a.tensor))
+    del a
+    gc.collect()
+    assert ends == [1, 1, 1]
+    assert [r() for r in alive] == [None] * 3
+    b = np.ones(3).view(Owner)
+    b.tensor = pynn.from_numpy(b)
+    keep = b.tensor
+    del b
+    gc.collect()
+    assert keep.sum().item() == 3
+    assert keep.storage_.owner.tensor is keep
+
+
+def test_arrays_of_tensors_share_their_storage():
+    """What is written through one is noticed by the others; chains of views stay short."""
+    x = pynn.ones(4)
+    y = pynn.from_numpy(x.numpy()[::-2])
+    assert y.storage_ is x.storage_
+    w = pynn.ones(4, requires_grad=True)
+    z = (w * x).sum()
+    y.fill_(2)
+    assert x.tolist() == [1, 2, 1, 2]
+    with raises(RuntimeError, "was changed in place"):
+        z.backward()
+    frozen = pynn.from_numpy(w.numpy())
+    assert frozen.storage_ is not w.storage_
+    with raises(ValueError, "read-only"):
+        frozen.fill_(0)
+    for _ in range(200_000):
+        frozen = pynn.from_numpy(frozen.numpy())
+    assert frozen.storage_.owner is w.storage_
+    del w, z
+    assert frozen.tolist() == [1] * 4
+    a = np.arange(6.0)
+    back = pynn.from_numpy(a[::-1])  # overlaps are found whatever the direction
+    pynn.from_numpy(a[1:]).copy_(back[:5])
+    assert a.tolist() == [0, 5, 4, 3, 2, 1]
+
+
+HALF_MADE = """
+import gc, pynn
+from pynn import _core, OPS
+
+x = pynn.ones(3, requires_grad=True)
+kinds = [c for c in vars(_core).values() if isinstance(c, type) and c.__module__.startswith("pynn")]
+kinds += [pynn.Tensor, pynn.Op, pynn.Effect, pynn.op.ListEffect, pynn.op._DerivedBwd, pynn.nn.Parameter]
+calls = [(), (None,), (x,), (1,), (None, None), (x, x), ([],), ((),), (None, None, None)]
+
+def poke(f, *args):
+    try:
+        return f(*args)
+    except Exception as e:
+        return e
+
+for kind in kinds:
+    make = lambda: kind.__new__(kind)
+    if isinstance(poke(make), Exception):
+        continue
+    for f in (repr, str, hash, bool, len, iter, float, int, gc.get_referents):
+        poke(f, make())
+    for name in dir(kind):
+        for value in (None, 1, x, "a", [], ()):
+            poke(setattr, make(), name, value) if name[:2] != "__" else None
+        one = make()
+        if callable(poke(getattr, one, name)):
+            for args in calls:
+                poke(getattr(make(), name), *args)
+    if issubclass(kind, _core.OpBase):
+        for args in calls:
+            poke(make(), *args)
+            poke(_core.run_list, make(), (), [args], {})
+poke(_core.run_list, OPS.add, (x, x), [()], {})
+poke(_core.OpBase.__call__, OPS.sgd_step, x, x, x, None, None)
+for name in ("read_view", "output_index", "retain_grad", "zeros_as", "has_form", "share_array", "empty", "run_backward"):
+    for args in calls + [([None], None, [None], 0, 0, 0, ""), ([x], [x], [x], 1, 1, 1, ""), (10**6, "f4")]:
+        poke(getattr(_core, name), *args)
+print("alive", len(kinds))
+"""
+
+
+def test_objects_that_were_never_set_up_raise():
+    done = subprocess.run([sys.executable, "-X", "faulthandler", "-c", HALF_MADE], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout.split()[1]) > 10
+    node = type((pynn.ones(1, requires_grad=True) * 2).grad_fn)
+    assert "no call made" in repr(node.__new__(node))
+    assert "no call made" in node.__new__(node).name
+    with raises(TypeError, "neither a kernel nor a formula"):
+        pynn.Op.__new__(pynn.Op)()
+
+
+def test_what_belongs_to_the_engine_is_not_pickled():
+    y = pynn.ones(2, requires_grad=True) * 2
+    for thing in (y.grad_fn, y.storage_, OPS.add):
+        for copy_of in (pickle.dumps, copy.copy, copy.deepcopy):
+            with raises(TypeError, "cannot pickle|no default __reduce__"):
+                copy_of(thing)
+
+
+def test_dtypes_that_are_none():
+    for bad in ("c8", [], {}, object(), "no", 3, None):
+        with raises(TypeError, r"^dtype: expected one of float32, float64, int64, int32, uint8, bool, got"):
+            _core.empty((2,), bad)

@@ -27,6 +27,8 @@ cdef object apply(OpBase op, tuple args, dict params):
     if op.view_kind != NO_VIEW:
         return apply_view(op, args, params)
     if op.kernel_id < 0 and op.py_kernel is None:
+        if op.formula is None:
+            raise TypeError(f"{op.name}: it has neither a kernel nor a formula")
         return op.formula(*args, **params)
     cdef tuple xs = convert(op, args, &dtype)
     if op.n_write:
@@ -37,6 +39,8 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
     """What is written must be the caller's own tensor, not what it was converted to."""
     cdef int k
+    if op.n_fixed < op.n_in:
+        raise TypeError(f"{op.name}: an effect over lists of tensors takes rows")
     for k in range(op.n_in - op.n_write, op.n_in):
         if k >= len(args) or xs[k] is not args[k]:
             raise TypeError(f"{op.name}: argument '{op.in_names[k]}' is written: expected a Tensor of dtype "
@@ -363,6 +367,8 @@ def run_list(OpBase op not None, tuple fixed not None, rows, dict params not Non
     cdef list calls = [None, None]
     cdef TensorBase head
     cdef object row
+    if op.n_in == op.n_fixed or op.kernel_id < 0:
+        raise TypeError(f"{op.name}: expected an effect over lists of tensors")
     if len(fixed) != op.n_fixed:
         raise TypeError(f"{op.name}: expected {op.n_fixed} single tensors, got {len(fixed)}")
     rows = tuple(rows)  # a list of the caller's may change while this runs

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """The engine: storage, tensors, the call of a kernel, and the backward walk. The only Cython.
 
 Arrows go one way: storage → tensor → op (apply, effect) → graph → autograd. Kernels know none of it: they

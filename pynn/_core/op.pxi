@@ -50,13 +50,18 @@ cdef class OpBase:
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
 
+    def __cinit__(self):  # so that an entry that was never set up can be called: it raises
+        self.name = "an op without an entry"
+        self.in_names = self.out_names = self.sym_names = self.par_names = self.required = self.needs = ()
+        self.par_kinds = b""
+        self.defaults = {}
+        self.kernel_id = -1
+        self.promote = True
+
     def _set_name(self, str name, dict defaults):
         self.name = name
         self.defaults = defaults
         self.required = tuple([k for k, v in defaults.items() if isinstance(v, type)])
-        self.kernel_id = -1
-        self.promote = True
-        self.needs = ()
 
     def _set_specs(self, ins, outs, sym_names, int n_write=0):
         """ins, outs: (name, [(sym, coef)], ellipsis place, kind, optional, bound) each."""
@@ -99,6 +104,7 @@ cdef class OpBase:
 
     def _set_kernel(self, int kernel_id, par_names, bytes par_kinds, bint has_scratch, bint rows, bint like,
                     bint promote):
+        check_kernel(kernel_id)
         self.kernel_id = kernel_id
         self.par_names = tuple(par_names)
         self.par_kinds = par_kinds
@@ -117,7 +123,7 @@ cdef class OpBase:
         self.save_out = save_out
         self.view_kind = VIEW_KINDS[view] if view else NO_VIEW
 
-    def _set_bwd(self, OpBase bwd):
+    def _set_bwd(self, OpBase bwd not None):
         self.bwd = bwd
         bwd.fwd = self
 

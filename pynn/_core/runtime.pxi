@@ -101,6 +101,13 @@ cdef tuple names_in(const char *text):
     return tuple([s.strip() for s in inner.split(",")]) if inner else ()
 
 
+cdef int check_kernel(int kernel_id) except -1:
+    if not -1 <= kernel_id < pn_n_kernels():
+        raise ValueError(f"kernel {kernel_id}: expected one of {pn_n_kernels()}")
+    return 0
+
+
 def has_form(int kernel_id, dtype):
     """Whether a kernel has a form for dtype."""
-    return pn_kernel_fn(kernel_id, dtype_tag(dtype)) != NULL
+    check_kernel(kernel_id)
+    return kernel_id >= 0 and pn_kernel_fn(kernel_id, dtype_tag(dtype)) != NULL

@@ -435,8 +435,11 @@ cdef int fits_in(int dtype, object arr, str what) except -1:
 def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
+    cdef Storage under
     cdef int d
     cdef int64_t item
+    cdef char *begin
+    cdef char *end
     if not isinstance(arr, np.ndarray):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
     if arr.dtype not in _dtype_tags:
@@ -451,8 +454,21 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     set_shape(&t.a, arr.shape)
     for d in range(t.a.ndim):
         t.a.strides[d] = arr.strides[d] // item if arr.shape[d] > 1 else 1
-    t.storage = borrow_storage(cnp.PyArray_DATA(arr), arr.nbytes, arr, not arr.flags.writeable)
-    t.a.data = t.storage.data
+    t.a.data = begin = end = <char *>cnp.PyArray_DATA(arr)
+    for d in range(t.a.ndim):
+        if arr.size and arr.strides[d] < 0:
+            begin += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
+        elif arr.size:
+            end += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
+    end += item if arr.size else 0
+    under = storage_under(arr, begin, end)
+    if under is not None and under.readonly == (not arr.flags.writeable):
+        t.storage = under  # one version for all that see this memory
+    else:
+        owner = arr
+        while under is not None:  # a chain of views of views stays short
+            owner, under = under, under.owner if isinstance(under.owner, Storage) else None
+        t.storage = borrow_storage(begin, end - begin, owner, not arr.flags.writeable)
     return t
 
 
