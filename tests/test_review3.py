@@ -408,7 +408,7 @@ for kind in kinds:
             poke(_core.run_list, make(), (), [args], {})
 poke(_core.run_list, OPS.add, (x, x), [()], {})
 poke(_core.OpBase.__call__, OPS.sgd_step, x, x, x, None, None)
-for name in ("read_view", "output_index", "retain_grad", "zeros_as", "has_form", "share_array", "empty", "run_backward"):
+for name in "read_view output_index retain_grad zeros_as has_form share_array empty run_backward".split():
     for args in calls + [([None], None, [None], 0, 0, 0, ""), ([x], [x], [x], 1, 1, 1, ""), (10**6, "f4")]:
         poke(getattr(_core, name), *args)
 print("alive", len(kinds))
