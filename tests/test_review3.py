@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import OPS, _core
+from pynn import OPS, _core, nn
 
 BIG, HUGE = 2**70, 10**5000  # beyond 64 bits; beyond float64, and longer than Python is willing to print
 
@@ -438,3 +438,82 @@ def test_dtypes_that_are_none():
     for bad in ("c8", [], {}, object(), "no", 3, None):
         with raises(TypeError, r"^dtype: expected one of float32, float64, int64, int32, uint8, bool, got"):
             _core.empty((2,), bad)
+
+
+# ---- what backward computes --------------------------------------------------------------------------
+
+
+def test_second_order_computes_no_gradient_that_nobody_wants():
+    """bwd_formula is told what the first order wanted, less what no gradient comes in for."""
+    seen = []
+
+    def back(g, a, b, need):
+        seen.append(need)
+        return g * b if need[0] else None, g * a if need[1] else None
+
+    def backward(outs, ins, _need=-1):
+        for out, other in zip(outs, (ins[2], ins[1])):
+            if out is not None:
+                np.multiply(ins[0], other, out=out)
+
+    op = pynn.Op("product_of_two", "a[...] b[...]", "y[...]", kernel=lambda o, i: np.multiply(*i, out=o[0]),
+                 bwd=backward, bwd_formula=back, saves="a b", register=False)  # fmt: skip
+    a, b = pynn.tensor([2.0, 3.0], requires_grad=True), pynn.tensor([5.0, 7.0], requires_grad=True)
+    (g,) = pynn.grad(op(a, b).sum(), [a], create_graph=True)
+    assert pynn.grad(g.sum(), [b])[0].tolist() == [1, 1]
+    assert seen == [(True, False)]
+    ga, gb = pynn.grad(op(a, b).sum(), [a, b], create_graph=True)
+    assert pynn.grad(gb.sum(), [a], retain_graph=True)[0].tolist() == [1, 1]
+    assert seen[1:] == [(False, True)]
+    assert pynn.grad((ga + gb).sum(), [a, b])[0].tolist() == [1, 1]
+    assert seen[2:] == [(True, True)]
+
+
+def test_a_gradient_penalty_makes_only_the_products_it_needs():
+    """d/dW of Σ dy/dx through two layers takes 4 products and no gradient of a weight or bias of the first
+    order; allocations count results."""
+    model, x = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3)), pynn.randn(6, 4, requires_grad=True)
+    (g,) = pynn.grad(model(x).sum(), [x], create_graph=True)
+    total = g.sum()
+    before = _core.alloc_stats()["n_alloc"]
+    gs = pynn.grad(total, [model[0].weight, model[1].weight])
+    assert _core.alloc_stats()["n_alloc"] - before <= 7  # 11 with all of them
+    want = np.ones((6, 4)), np.ones((6, 3))
+    w0, w1 = (m.weight.numpy_copy() for m in model)
+    np.testing.assert_allclose(gs[0].numpy(), (want[1] @ w1).T @ want[0], rtol=1e-5)
+    np.testing.assert_allclose(gs[1].numpy(), want[1].T @ (want[0] @ w0.T), rtol=1e-5)
+
+
+def test_mixed_dtypes_blame_the_input_rather_than_the_parameters():
+    x, w, b = pynn.ones(2, 3), pynn.ones(4, 3), pynn.ones(4)
+    for args, name, want, other, got in (
+        ((x.double(), w, b), "x", "float32", "b", "float64"),
+        ((x.double(), w, None), "x", "float32", "W", "float64"),
+        ((x, w.double(), None), "x", "float64", "W", "float32"),
+        ((x, w.double(), b), "W", "float32", "b", "float64"),
+        ((x, w, b.double()), "b", "float32", "W", "float64"),
+        ((x.long(), w, b), "x", "float32", "b", "int64"),
+        ((x.long(), w, None), "x", "float32", "W", "int64"),
+        ((x, w.long(), None), "W", "float32", "x", "int64"),
+    ):
+        with raises(TypeError, rf"^linear: argument '{name}': expected dtype {want} as '{other}' has, got {got}$"):
+            OPS.linear(*args)
+
+
+# ---- what a call costs -------------------------------------------------------------------------------
+
+
+def test_a_gather_is_charged_for_the_rows_that_it_reads():
+    x, idx = pynn.ones(100_000, 8), pynn.tensor([3, 1, 4])
+    y = OPS.gather_rows(x, idx)
+    assert _core.bytes_of(OPS.gather_rows, (x, idx), (y,), {}) == 2 * 3 * 8 * 4 + 3 * 8
+    at = pynn.zeros(100, 2, 8, dtype="int64")
+    x = x.reshape(100, 1000, 8)
+    y = OPS.gather_along(x, at)
+    assert _core.bytes_of(OPS.gather_along, (x, at), (y,), {}) == 2 * y.size * 4 + at.size * 8
+    assert _core.bytes_of(OPS.add, (y, y), (y,), {}) == 3 * y.size * 4
+    g = pynn.ones(3, 8)
+    y = OPS.scatter_add(g, idx, rows=50)
+    assert _core.bytes_of(OPS.scatter_add, (g, idx), (y,), {"rows": 50}) == (3 + 50) * 8 * 4 + 3 * 8
+    with raises(TypeError, r"^bytes_of: expected the 2 arguments and 1 results of gather_rows, got 1 and 0$"):
+        _core.bytes_of(OPS.gather_rows, (x,), (), {})

@@ -51,6 +51,7 @@ def _scatter_samples(rng):
 
 gather_rows = Op(
     "gather_rows", "x[R,C]:A idx[...]:i<R", "y[...,C]:A", kernel="gather_rows_fwd", saves="idx",
+    bytes="2*n*item + 8*lead",
     vjp=lambda n, g: (OPS.scatter_add(g, n.ins[1], rows=n.ins[0].shape[0]), None),
     samples=_gather_samples,
     reference=lambda x, idx: x[idx],
@@ -89,6 +90,7 @@ def _scatter_along_samples(rng):
 
 gather_along = Op(
     "gather_along", "x[B,R,C]:A idx[B,N,C]:i<R", "y[B,N,C]:A", kernel="gather_along_fwd", saves="idx",
+    bytes="2*n*item + 8*n",
     vjp=lambda n, g: (OPS.scatter_along(g, n.ins[1], rows=n.ins[0].shape[1]), None),
     samples=_along_samples,
     reference=lambda x, idx: np.take_along_axis(x, idx, 1),
