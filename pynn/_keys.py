@@ -4,6 +4,7 @@ import operator
 
 import numpy as np
 
+from . import _core
 from .tensor import Tensor
 
 __all__ = ["Key", "out_of_bounds", "plain_key"]
@@ -53,6 +54,7 @@ def _entries(shape, key):
 
 
 def out_of_bounds(what, index, dim, size, where=""):
+    index = _core.shown(int(index))
     return IndexError(f"{what}: index {index}{where} is out of bounds for dimension {dim} of size {size}")
 
 

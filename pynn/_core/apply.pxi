@@ -27,6 +27,8 @@ cdef object apply(OpBase op, tuple args, dict params):
     if op.view_kind != NO_VIEW:
         return apply_view(op, args, params)
     if op.kernel_id < 0 and op.py_kernel is None:
+        if op.formula is None:
+            raise TypeError(f"{op.name}: it has neither a kernel nor a formula")
         return op.formula(*args, **params)
     cdef tuple xs = convert(op, args, &dtype)
     if op.n_write:
@@ -37,6 +39,8 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
     """What is written must be the caller's own tensor, not what it was converted to."""
     cdef int k
+    if op.n_fixed < op.n_in:
+        raise TypeError(f"{op.name}: an effect over lists of tensors takes rows")
     for k in range(op.n_in - op.n_write, op.n_in):
         if k >= len(args) or xs[k] is not args[k]:
             raise TypeError(f"{op.name}: argument '{op.in_names[k]}' is written: expected a Tensor of dtype "
@@ -268,18 +272,6 @@ def flops_of(OpBase op, tuple xs, dict params, int64_t n_out):
     return count_flops(op, &dims, n_out)
 
 
-cdef int fill_params(OpBase op, dict params, pn_value *par) except -1:
-    cdef int k
-    cdef object v
-    for k in range(len(op.par_names)):
-        v = params[op.par_names[k]]
-        if (<const char *>op.par_kinds)[k] == c'f':
-            par[k].f = v
-        else:
-            par[k].i = -1 if v is None else v
-    return 0
-
-
 cdef inline void run_kernel(pn_fn fn, pn_call *c, double cost) noexcept:
     if cost > GIL_NS:
         with nogil:
@@ -328,40 +320,6 @@ cdef object private_array(const pn_array *a, bint filled):
     return own
 
 
-cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:
-    """Raises what a kernel reported."""
-    cdef pn_array *a
-    cdef int k = c.err.arg, d
-    cdef int64_t i = c.err.index
-    cdef list place = []
-    if c.err.code == PN_E_MEMORY:
-        raise MemoryError(f"{op.name}: out of memory")
-    names = op.in_names + op.out_names
-    a = &c.arg[k]
-    for d in range(a.ndim - 1, -1, -1):
-        place.insert(0, i % a.shape[d])
-        i //= a.shape[d]
-    where = f"[{', '.join(map(str, place))}]" if place else ""
-    value = c.err.value if a.dtype <= PN_F64 else int(c.err.value)
-    bound = getattr(op, "valid", _no_params).get(names[k], "a valid value")
-    if dims != NULL and op.spec[k].bound >= 0:
-        bound = f"0 <= value < {dims.sym[op.spec[k].bound]}"
-    text = f"{op.name}: argument '{names[k]}': expected {bound}, got {value} at {names[k]}{where}"
-    if c.err.code == PN_E_INDEX:
-        raise IndexError(text)
-    raise ValueError(text)
-
-
-cdef int check_finite(OpBase op, const pn_array *arr, int n) except -1:
-    cdef int k
-    for k in range(n):
-        a = array_view(&arr[k])
-        if a is not None and a.dtype.kind == "f" and not np.isfinite(a).all():
-            bad = "NaN" if np.isnan(a).any() else "Inf"
-            raise FloatingPointError(f"detect_anomaly: {op.name} made {bad} in its output of shape {a.shape}")
-    return 0
-
-
 cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
     cdef TensorBase x, y, dense = None
@@ -374,17 +332,17 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     if op.view_kind == V_ALIAS:
         y.a = x.a
     elif op.view_kind == V_PERMUTE:
-        permuted(&x.a, tuple(params["axes"]), &y.a)
+        permuted(&x.a, sizes_in(op, params, "axes"), &y.a)
     elif op.view_kind == V_SLICE:
-        sliced(&x.a, params["begin"], params["shape"], params["step"], &y.a)
+        sliced(&x.a, sizes_in(op, params, "begin"), sizes_in(op, params, "shape"), sizes_in(op, params, "step"), &y.a)
     elif op.view_kind == V_EXPAND:
         to.dtype = x.a.dtype
-        set_shape(&to, params["shape"])
+        set_shape(&to, sizes_in(op, params, "shape"))
         if not expanded(&x.a, &to, &y.a):
             raise ValueError(f"expand: argument 'shape': expected a shape that {x.shape} broadcasts to, "
-                             f"got {params['shape']}")
+                             f"got {shown(params['shape'])}")
     else:
-        reshape_target(&x.a, params["shape"], &y.a)
+        reshape_target(&x.a, sizes_in(op, params, "shape"), &y.a)
         if not reshaped(&x.a, &y.a):
             dense = dense_copy(&x.a)
             reshaped(&dense.a, &y.a)
@@ -403,30 +361,64 @@ cdef extern from "stdlib.h" nogil:
     void free(void *)
 
 
-def run_list(OpBase op, tuple fixed, list rows, dict params):
+cdef class ListCall:
+    """The arrays of one call of a list effect: the single tensors, then the rows of one floating dtype."""
+    cdef pn_array *arr           # room for every row and for scratch
+    cdef int64_t n_arg, n_row, size
+    cdef list held, back, written
+
+    def __dealloc__(self):
+        free(self.arr)
+
+
+def run_list(OpBase op not None, tuple fixed not None, rows, dict params not None):
     """Runs a list effect on every row in one call, or in two where rows of both floating dtypes occur.
 
     fixed holds the entry's single tensors in the entry's order, a row (a tuple) those whose names end in
     `_list`: 0-d ones for state that counts, and large ones of one shape and dtype. The kernel gets
     these in one dense order of memory, that of the first one written; what lies otherwise goes through
-    a copy, and back.
+    a copy, and back. Everything is checked before anything is written.
     """
-    cdef int64_t[2] n = [0, 0]
-    cdef int dtype, lead = lead_column(op)
-    cdef TensorBase t
-    for row in rows:
-        if len(<tuple?>row) != op.n_in - op.n_fixed:
-            raise TypeError(f"{op.name}: expected rows of {op.n_in - op.n_fixed} tensors, got {len(row)}")
-        t = <TensorBase?>(<tuple>row)[lead]
-        if t.a.dtype > PN_F64:
-            raise TypeError(f"{op.name}: argument '{op.in_names[op.list_order[op.n_fixed + lead]]}': "
-                            f"expected a floating dtype, got {t.dtype}")
-        n[t.a.dtype] += 1
+    cdef int lead = lead_column(op), needed = needed_columns(op, params), dtype
+    cdef list calls = [None, None]
+    cdef TensorBase head
+    cdef object row
+    if op.n_in == op.n_fixed or op.kernel_id < 0:
+        raise TypeError(f"{op.name}: expected an effect over lists of tensors")
     if len(fixed) != op.n_fixed:
         raise TypeError(f"{op.name}: expected {op.n_fixed} single tensors, got {len(fixed)}")
+    rows = tuple(rows)  # a list of the caller's may change while this runs
+    for row in rows:
+        if not isinstance(row, tuple) or len(<tuple>row) != op.n_in - op.n_fixed:
+            raise TypeError(f"{op.name}: expected rows of {op.n_in - op.n_fixed} tensors, got "
+                            f"{len(row) if isinstance(row, tuple) else type(row).__name__}")
+        head = member_of(op, op.list_order[op.n_fixed + lead], <object>PyTuple_GET_ITEM(row, lead))
+        if head.a.dtype > PN_F64:
+            raise TypeError(f"{op.name}: argument '{op.in_names[op.list_order[op.n_fixed + lead]]}': "
+                            f"expected a floating dtype, got {head.dtype}")
+        dtype = head.a.dtype
+        if calls[dtype] is None:
+            calls[dtype] = start_list(op, fixed, len(rows))
+        put_row(op, <ListCall>calls[dtype], <tuple>row, head, needed)
     for dtype in range(2):
-        if n[dtype] > 0:
-            launch_list(op, fixed, rows, params, dtype, n[dtype], lead)
+        if calls[dtype] is not None:
+            launch_list(op, <ListCall>calls[dtype], params, dtype)
+
+
+cdef int needed_columns(OpBase op, dict params) except -1:
+    """Bit mask of the optional inputs that these parameters ask for."""
+    cdef int k, mask = 0
+    for k, name in op.needs:
+        if params[name]:
+            mask |= 1 << k
+    return mask
+
+
+cdef TensorBase member_of(OpBase op, int k, object t):
+    if not isinstance(t, TensorBase):
+        raise TypeError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, got {type(t).__name__}")
+    check_values(<TensorBase>t)
+    return <TensorBase>t
 
 
 cdef inline bint is_written(OpBase op, int k) noexcept:
@@ -442,44 +434,60 @@ cdef int lead_column(OpBase op) noexcept:
     return 0
 
 
-cdef int launch_list(OpBase op, tuple fixed, list rows, dict params, int dtype, int64_t n_rows, int lead) except -1:
-    """One call of the kernel: the rows whose lead is of that dtype."""
-    cdef int width = op.n_in - op.n_fixed
-    cdef int64_t n_arg = op.n_fixed + n_rows * width, n = 0, i
+cdef ListCall start_list(OpBase op, tuple fixed, int64_t n_rows):
+    """A call that holds the single tensors, with room for the rows."""
+    cdef ListCall call = ListCall.__new__(ListCall)
     cdef int j, k
-    cdef pn_array want
-    cdef pn_array *at
-    cdef pn_array *arr = <pn_array *>malloc((n_arg + 1) * sizeof(pn_array))
-    cdef TensorBase head
-    cdef tuple row
-    cdef list back = [], held = []
-    if arr == NULL:
+    call.held, call.back, call.written = [], [], []
+    call.arr = <pn_array *>malloc((op.n_fixed + n_rows * (op.n_in - op.n_fixed) + 1) * sizeof(pn_array))
+    if call.arr == NULL:
         raise MemoryError(f"{op.name}: out of memory")
-    try:
-        for j in range(op.n_fixed):
-            put_number(op, op.list_order[j], <TensorBase?>fixed[j], &arr[j])
-        at = &arr[op.n_fixed]
-        for row in rows:
-            head = <TensorBase>row[lead]
-            if head.a.dtype != dtype:
-                continue
-            pack_like(&head.a, &want)
+    for j in range(op.n_fixed):
+        k = op.list_order[j]
+        put_number(op, k, member_of(op, k, fixed[j]), &call.arr[j], call.held)
+        if is_written(op, k):
+            call.written.append((<TensorBase>fixed[j]).storage)
+    call.n_arg = op.n_fixed
+    return call
+
+
+cdef int put_row(OpBase op, ListCall call, tuple row, TensorBase head, int needed) except -1:
+    """Adds a row, whose tensors are of head's shape and dtype."""
+    cdef pn_array want
+    cdef int j, k
+    cdef object member
+    pack_like(&head.a, &want)
+    for j in range(op.n_in - op.n_fixed):
+        k = op.list_order[op.n_fixed + j]
+        member = <object>PyTuple_GET_ITEM(row, j)
+        if member is None and needed & (1 << k):
+            raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, which "
+                             f"{' and '.join([p for i, p in op.needs if i == k])} asks for, got None")
+        put_member(op, k, member, &want, &call.arr[call.n_arg], call.held, call.back)
+        call.n_arg += 1
+        if is_written(op, k) and member is not None:
+            call.written.append((<TensorBase>member).storage)
+    call.n_row += 1
+    call.size += size_of(&want)
+    return 0
+
+
+cdef int launch_list(OpBase op, ListCall call, dict params, int dtype) except -1:
+    """Runs the kernel on the rows, and marks what it wrote."""
+    cdef int width = op.n_in - op.n_fixed, j
+    cdef int64_t i
+    cdef TensorBase head
+    cdef Storage s
+    launch_rows(op, call.arr, call.n_arg, params, dtype, call.size)
+    for head, copy in call.back:
+        copy_into(&(<TensorBase>copy).a, &head.a)
+    for s in call.written:
+        s.version = tick()
+    if pn_anomaly:
+        for i in range(call.n_row):
             for j in range(width):
-                k = op.list_order[op.n_fixed + j]
-                put_member(op, k, <object>PyTuple_GET_ITEM(row, j), &want, at + j, held, back)
-            at += width
-            n += size_of(&want)
-        launch_rows(op, arr, n_arg, params, dtype, n)
-        for head, copy in back:
-            copy_into(&(<TensorBase>copy).a, &head.a)
-        if pn_anomaly:
-            for i in range(n_rows):
-                for j in range(width):
-                    if is_written(op, op.list_order[op.n_fixed + j]):
-                        check_finite(op, &arr[op.n_fixed + i * width + j], 1)
-        bump_written(op, fixed, rows, dtype, lead)
-    finally:
-        free(arr)
+                if is_written(op, op.list_order[op.n_fixed + j]):
+                    check_finite(op, &call.arr[op.n_fixed + i * width + j], 1)
     return 0
 
 
@@ -505,14 +513,14 @@ cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int d
     return 0
 
 
-cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
+cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to, list held) except -1:
     """t, a 0-d floating tensor, as argument k."""
     if t.a.ndim != 0 or t.a.dtype > PN_F64:
         raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected a 0-d floating tensor, "
                          f"got shape {t.shape} and dtype {t.dtype}")
     if is_written(op, k):
         check_writable(t, op.name)
-    check_values(t)
+    held.append(t.storage)
     to[0] = t.a
     return 0
 
@@ -528,13 +536,12 @@ cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_ar
         to.data = NULL
         to.ndim = 0
         return 0
-    t = <TensorBase?>member
+    t = member_of(op, k, member)
     if op.spec[k].n_dims == 0 and op.spec[k].ell < 0:
-        return put_number(op, k, t, to)
+        return put_number(op, k, t, to, held)
     if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
         raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
                          f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
-    check_values(t)
     if is_written(op, k):
         check_writable(t, op.name)
     if same_steps(&t.a, want):
@@ -560,19 +567,4 @@ cdef int check_distinct(OpBase op, int k, TensorBase t) except -1:
         if t.a.shape[d] > 1 and t.a.strides[d] == 0:
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written, and dimension {d} of its shape "
                              f"{t.shape} repeats the same memory; use x.clone()")
-    return 0
-
-
-cdef int bump_written(OpBase op, tuple fixed, list rows, int dtype, int lead) except -1:
-    cdef int j, k
-    cdef object t
-    for j in range(op.n_fixed):
-        if is_written(op, op.list_order[j]):
-            (<TensorBase>fixed[j]).storage.version = tick()
-    for j in range(op.n_in - op.n_fixed):
-        if is_written(op, op.list_order[op.n_fixed + j]):
-            for row in rows:
-                t = <object>PyTuple_GET_ITEM(row, j)
-                if t is not None and (<TensorBase>(<tuple>row)[lead]).a.dtype == dtype:
-                    (<TensorBase>t).storage.version = tick()
     return 0

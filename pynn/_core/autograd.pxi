@@ -9,7 +9,7 @@ cdef list node_grads(Node n, list dys, int need, bint create_graph):
     cdef int k, before
     cdef object gs
     check_saved(n)
-    for k in range(n.n_out):
+    for k in range(n.n_out if n.op.vjp is not None or n.op.bwd is not None else 0):  # a formula does without
         if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None and n.op.spec[n.op.n_in + k].kind != c'C':
             dys[k] = zeros_like_array(&(<TensorBase>n.shadows[k]).a)
     if n.op.vjp is not None:
@@ -114,6 +114,20 @@ cdef int fill_bwd_inputs(OpBase op, list xs, const pn_array *full, pn_array *arr
     return len(xs)
 
 
+cdef dict asked_of(Node n, list dys):
+    """The parameters of a derived backward, `_need` less what no gradient comes in for: its formula computes
+    no more than is asked of it here."""
+    cdef dict p = dict(n.params)
+    cdef int k, j = 0, need = p["_need"]
+    for k in range(n.op.fwd.n_in):
+        if n.op.fwd.spec[k].kind == c'T':
+            if dys[j] is None:
+                need &= ~(1 << k)
+            j += 1
+    p["_need"] = need
+    return p
+
+
 cdef list differentiate(Node n, list dys, int need, bint create_graph):
     """Gradients by differentiating the formula of n's op at its inputs."""
     global pn_grad_off
@@ -138,7 +152,7 @@ cdef list differentiate(Node n, list dys, int need, bint create_graph):
         leaves.append(leaf)
     pn_grad_off = 0
     try:
-        ys = n.op.formula(*leaves, **n.params)
+        ys = n.op.formula(*leaves, **(n.params if n.op.fwd is None else asked_of(n, dys)))
     finally:
         pn_grad_off = off
     ys = list(ys) if isinstance(ys, (tuple, list)) else [ys]

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """The engine: storage, tensors, the call of a kernel, and the backward walk. The only Cython.
 
 Arrows go one way: storage → tensor → op (apply, effect) → graph → autograd. Kernels know none of it: they
@@ -80,7 +80,7 @@ cdef extern from *:
     """
     static __thread int pn_grad_off = 0;      /* > 0: nothing is recorded on this thread */
     static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
-    static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
+    static __thread int pn_anomaly = 0;       /* > 0: outputs are checked for NaN and Inf on this thread */
     #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
     #define tensor_new(base, type, args) (((PyTypeObject *)(base))->tp_new((PyTypeObject *)(type), args, NULL))
     """
@@ -89,10 +89,12 @@ cdef extern from *:
     object tensor_new(object base, object type, tuple args)
 
 include "storage.pxi"
+include "numbers.pxi"
 include "tensor.pxi"
 include "views.pxi"
 include "op.pxi"
 include "apply.pxi"
+include "report.pxi"
 include "graph.pxi"
 include "autograd.pxi"
 include "runtime.pxi"

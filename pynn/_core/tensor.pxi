@@ -160,17 +160,11 @@ cdef int set_shape(pn_array *a, object shape) except -1:
     a.ndim = 0
     for v in (shape if isinstance(shape, (tuple, list)) else (shape,)):
         if a.ndim == PN_MAXDIM:
-            raise ValueError(f"shape: expected at most {PN_MAXDIM} dimensions, got {shape}")
-        n = v.__index__() if hasattr(v, "__index__") else bad_shape(shape)
-        if n < 0:
-            bad_shape(shape)
+            raise ValueError(f"shape: expected at most {PN_MAXDIM} dimensions, got {shown(shape)}")
+        n = as_size(v, shape)
         a.shape[a.ndim] = n
         a.ndim += 1
     return 0
-
-
-cdef int64_t bad_shape(object shape) except -1:
-    raise ValueError(f"shape: expected non-negative integers, got {shape!r}")
 
 
 cdef class TensorBase:
@@ -382,6 +376,8 @@ cdef object readable(object data, str what):
             return arr.astype(native)
         if native in _read_as:
             return arr.astype(_read_as[native])
+        if not isinstance(data, (np.ndarray, np.generic)) and all([isinstance(v, int) for v in arr.flat]):
+            raise OverflowError(f"{what}: expected integers of at most 64 bits, got {shown(data)}")
         raise TypeError(f"{what}: expected real numbers or bools "
                         f"({', '.join(map(str, _dtypes))}), got dtype {d}")
     return arr
@@ -395,6 +391,15 @@ def empty(shape, dtype=np.float32):
     dense_strides(&t.a)
     allocate(t)
     return t
+
+
+def check_shape(shape, dtype):
+    """Raises MemoryError, ValueError where no tensor of that shape and dtype can be."""
+    cdef pn_array a
+    cdef int64_t nbytes
+    a.dtype = dtype_tag(dtype)
+    set_shape(&a, shape)
+    checked_bytes(&a, &nbytes)
 
 
 def from_array(data, dtype=None, str what="data"):
@@ -430,8 +435,11 @@ cdef int fits_in(int dtype, object arr, str what) except -1:
 def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
+    cdef Storage under
     cdef int d
     cdef int64_t item
+    cdef char *begin
+    cdef char *end
     if not isinstance(arr, np.ndarray):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
     if arr.dtype not in _dtype_tags:
@@ -446,8 +454,21 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     set_shape(&t.a, arr.shape)
     for d in range(t.a.ndim):
         t.a.strides[d] = arr.strides[d] // item if arr.shape[d] > 1 else 1
-    t.storage = borrow_storage(cnp.PyArray_DATA(arr), arr.nbytes, arr, not arr.flags.writeable)
-    t.a.data = t.storage.data
+    t.a.data = begin = end = <char *>cnp.PyArray_DATA(arr)
+    for d in range(t.a.ndim):
+        if arr.size and arr.strides[d] < 0:
+            begin += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
+        elif arr.size:
+            end += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
+    end += item if arr.size else 0
+    under = storage_under(arr, begin, end)
+    if under is not None and under.readonly == (not arr.flags.writeable):
+        t.storage = under  # one version for all that see this memory
+    else:
+        owner = arr
+        while under is not None:  # a chain of views of views stays short
+            owner, under = under, under.owner if isinstance(under.owner, Storage) else None
+        t.storage = borrow_storage(begin, end - begin, owner, not arr.flags.writeable)
     return t
 
 
@@ -481,8 +502,13 @@ def zeros_as(TensorBase x not None):
     return t
 
 
-def set_number(TensorBase x not None, double value):
+def set_number(TensorBase x not None, number):
     """Overwrites a 0-d floating tensor: the value of a hyper-parameter."""
+    cdef double value
+    try:
+        value = number
+    except (TypeError, OverflowError):
+        raise type_or_range("set_number: argument 'number'", number) from None
     check_writable(x, "set_number")
     if x.a.ndim != 0 or x.a.dtype > PN_F64:
         raise TypeError(f"set_number: expected a 0-d floating tensor, got shape {x.shape} and dtype {x.dtype}")

@@ -71,10 +71,9 @@ def from_sample(op: Op, rng: np.random.Generator, dtype) -> tuple[list, dict] | 
             for a in args], params  # fmt: skip
 
 
-def cost(op: Op, args: list, params: dict, outs: list) -> tuple[int, float]:
+def cost(op: Op, args: list, params: dict, outs: list) -> tuple[float, float]:
     """(compulsory bytes, flops) of one forward call."""
-    tensors = [t for t in [*args, *outs] if t is not None]
-    nbytes = sum(t.size * t.dtype.itemsize for t in tensors)
+    nbytes = _core.bytes_of(op, tuple(args), tuple(outs), params)
     return nbytes, _core.flops_of(op, tuple(args), params, outs[0].size if outs else 0)
 
 

@@ -1,6 +1,6 @@
 """Layers, losses and models, under torch.nn's names."""
 
-from . import functional, init
+from . import functional, init, utils
 from .activation import (
     ELU,
     GELU,

@@ -75,7 +75,7 @@ where = Op(
 
 def _compare(name, reference, sign):
     return Op(name, "a[...]:A b[...]:A", "y[...]:b", kernel=name + "_fwd", vjp=_flat, reference=reference, like=True,
-              doc=f"y = a {sign} b, a bool")  # fmt: skip
+              compares=True, doc=f"y = a {sign} b, a bool")  # fmt: skip
 
 
 eq = _compare("eq", np.equal, "=")

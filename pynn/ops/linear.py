@@ -7,13 +7,18 @@ from ..op import OPS, Op
 __all__ = ["linear"]
 
 
-def _back(g, x, w):
+def _back(g, x, w, need):
     """dx = g·W, dW = gᵀ·x, db = Σ g, in products again, so that every further order stays fused."""
+    dx = dw = db = None
     rows = OPS.reshape(g, shape=(-1, w.shape[0]) if g.size else (0, w.shape[0]))
-    xs = OPS.reshape(x, shape=(rows.shape[0], w.shape[1]))
-    dx = OPS.reshape(OPS.matmul(rows, w), shape=x.shape)
-    dw = OPS.matmul(OPS.permute(rows, axes=(1, 0)), xs)
-    return dx, dw, OPS.sum_to(rows, shape=(w.shape[0],))
+    if need[0]:
+        dx = OPS.reshape(OPS.matmul(rows, w), shape=x.shape)
+    if need[1]:
+        xs = OPS.reshape(x, shape=(rows.shape[0], w.shape[1]))
+        dw = OPS.matmul(OPS.permute(rows, axes=(1, 0)), xs)
+    if need[2]:
+        db = OPS.sum_to(rows, shape=(w.shape[0],))
+    return dx, dw, db
 
 
 def _reference(x, w, b=None):

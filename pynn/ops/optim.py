@@ -10,6 +10,7 @@ __all__ = ["adam_step", "grad_clamp_step", "grad_norm_step", "grad_scale_step", 
 sgd_step = ListEffect(
     "sgd_step", "lr[]:* g_list[...]", "p_list[...] momentum_list[...]? step_list[]?:*", kernel="sgd_step", flops="8*n",
     params={"momentum": 0.0, "dampening": 0.0, "weight_decay": 0.0, "nesterov": False, "maximize": False},
+    needs={"momentum_list": "momentum", "step_list": "momentum"},
     doc="""g = ±g + weight_decay·p; b = g in the first step, then momentum·b + (1 − dampening)·g;
 g = g + momentum·b with nesterov, else b; p −= lr·g. With momentum 0 neither b nor the step count is touched.
 Sources: S0 Optimizers; Sutskever et al. 2013 in PyTorch's form.""",
@@ -21,6 +22,7 @@ adam_step = ListEffect(
     kernel="adam_step", flops="30*n",
     params={"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "decoupled": False, "amsgrad": False,
             "maximize": False},
+    needs={"vmax_list": "amsgrad"},
     doc="""t += 1; g = ±g + weight_decay·p, or p *= 1 − lr·weight_decay where decoupled;
 m += (1 − β₁)(g − m); v = β₂v + (1 − β₂)g²; with amsgrad vmax = max(vmax, v) stands for v in the root;
 p −= lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + eps). Sources: Kingma & Ba, arXiv 1412.6980; Reddi et al.,

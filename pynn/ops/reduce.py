@@ -9,6 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..op import OPS, Op
+from ..tensor import axis_of
 from .index import cat
 
 __all__ = [
@@ -114,9 +115,7 @@ def _to_shape(x, dim, what):
     else:
         dims = set()
         for d in dim if isinstance(dim, (tuple, list)) else (dim,):
-            if not -len(shape) <= d < len(shape):
-                raise IndexError(f"{what}: argument 'dim': expected a dimension of shape {shape}, got {d}")
-            dims.add(d % len(shape))
+            dims.add(axis_of(d, len(shape), what))
     return tuple(1 if d in dims else n for d, n in enumerate(shape)), tuple(
         n for d, n in enumerate(shape) if d not in dims
     )
@@ -217,9 +216,7 @@ def prod(x, dim=None, keepdim=False):
     x = x if x.dtype.kind == "f" else x.astype(np.int64)
     if dim is None:
         x, dim = OPS.reshape(x, shape=(-1,)), 0
-    if not -x.ndim <= dim < x.ndim:
-        raise IndexError(f"prod: argument 'dim': expected a dimension of shape {x.shape}, got {dim}")
-    dim %= x.ndim
+    dim = axis_of(dim, x.ndim, "prod")
     while x.shape[dim] > 1:
         n = x.shape[dim]
         half = n // 2
