@@ -17,12 +17,14 @@ The derivative is given in one of three ways
     vjp          vjp(node, *dys) → gradients of the inputs, in Tensor operations: primitives
     formula      the value in Tensor operations; its derivative is the op's
     bwd          a fused kernel for the first order beside formula, or beside bwd_formula(*dys, *saved),
-                 which the second order differentiates
+                 which the second order differentiates; with a last argument _need, the bit mask of the
+                 inputs whose gradients are asked for, it may give None for the others
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -261,9 +263,10 @@ class Op(_core.OpBase):
         b._bind_kernel(kernel, self.rows, self.like, True)
         if self.bwd_formula is not None:
             fn = self.bwd_formula
+            takes_need = "_need" in inspect.signature(fn).parameters
 
             def formula(*args, _need, **params):
-                return fn(*args, **params)
+                return fn(*args, **params, _need=_need) if takes_need else fn(*args, **params)
         else:
             formula = _formula_of_bwd(self, len(dys), len(ins))
         py_kernel = kernel if callable(kernel) else None

@@ -362,7 +362,7 @@ cdef object one_input(OpBase op, int k, object v):
 
 cdef tuple convert(OpBase op, tuple args, int *dtype_out):
     """args as tensors of the dtypes that the entry asks for; dtype_out is the call's dtype."""
-    cdef int k, n = len(args), dtype = PN_NONE, t
+    cdef int k, n = len(args), dtype = PN_NONE, t, first = -1, seen = 0
     cdef char kind
     cdef object v
     cdef list xs
@@ -390,13 +390,16 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
         dtype = PN_NONE
     xs = [one_input(op, k, args[k] if k < n else None) for k in range(op.n_in)]
     dtype = PN_NONE
-    first = None
     for k in range(op.n_in):
         if op.spec[k].kind in (c'T', c'A', c'C') and isinstance(xs[k], TensorBase):
             t = (<TensorBase>xs[k]).a.dtype
             if not op.promote and dtype != PN_NONE and t != dtype:
-                dtype_error(op, k, f"dtype {_dtypes[dtype]} as '{first}' has", _dtypes[t])
-            first = first or op.in_names[k]
+                if seen == 1:  # a layer's parameters are what they are: what it was given first is to blame
+                    dtype_error(op, first, f"dtype {_dtypes[t]} as '{op.in_names[k]}' has", _dtypes[dtype])
+                dtype_error(op, k, f"dtype {_dtypes[dtype]} as '{op.in_names[first]}' has", _dtypes[t])
+            seen += 1
+            if seen == 1:
+                first = k
             dtype = t if dtype == PN_NONE else PROMOTE[dtype][t]
     for k in range(op.n_in):
         if op.spec[k].kind in (c'T', c'A', c'C') and is_number(xs[k]):
