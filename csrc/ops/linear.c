@@ -9,8 +9,8 @@
  * as a batch of products; dW then adds the entries up in order. db is a sum over blocks of rows, each a
  * chain, in order.
  *
- *   y = act(z), z = x Wᵀ + b                    act by its own kernel on each part of z that is done
- *   dz = dy act'(z)                             likewise, with db from each part of it; then as above
+ *   y = act(z), z = x Wᵀ + b                    relu in the product's epilogue, others in place
+ *   dz = dy act'(y)                             with db from each part of it; then as above
  *
  * act is any kernel of one argument, element by element, known by its number in kernels.inc.
  */
@@ -160,13 +160,14 @@ static int64_t products_scratch(const pn_call *c) {
 #define SUM_ROWS 64   /* rows of one chain of db: part of its value */
 #define SUM_COLS 512  /* columns of a chunk, at most */
 
-/* A pass over the rows of dy, or of dz = act'(dy, z) that it computes first. */
+/* A pass over the rows of dy, or of dz = dy act'(y) that it computes first. */
 typedef struct pass {
-    const pn_array *dy; /* [..., O] with any strides, or dz itself */
-    pn_fn act;          /* NULL: dy is dz; else dy, z and dz go on regularly from row to row */
+    const pn_array *dy; /* [..., O], any strides */
+    pn_fn act;          /* NULL: dz is there; else dy's rows are dy_rs apart, y and dz dense */
     const pn_value *par;
-    T *z, *dz;          /* row after row */
-    int64_t dy_rs, m, n, nc, across; /* rows, columns; columns of a chunk, chunks side by side */
+    T *y, *dz;          /* dz: what is summed, NULL: dy, row by row */
+    int64_t dy_rs, dz_rs, m, n, nc,
+        across; /* rows, columns; columns of a chunk, chunks side by side */
     T *sums;            /* [blocks of rows, n], or NULL */
 } pass;
 
@@ -182,30 +183,53 @@ static void act_part(const pass *w, int64_t r, int64_t j, int64_t m, int64_t n) 
     pn_array arg[3];
     pn_call part = {.arg = arg, .par = w->par, .n_arg = 3};
     arg[0] = (pn_array){(T *)dy->data + r * w->dy_rs + j * cs, PN_DTYPE, 2, {m, n}, {w->dy_rs, cs}};
-    arg[1] = (pn_array){w->z + at, PN_DTYPE, 2, {m, n}, {w->n, 1}};
+    arg[1] = (pn_array){w->y + at, PN_DTYPE, 2, {m, n}, {w->n, 1}};
     arg[2] = (pn_array){w->dz + at, PN_DTYPE, 2, {m, n}, {w->n, 1}};
     w->act(&part);
 }
 
-static void add_row(T *sum, const T *x, int64_t cs, int64_t n) {
-    for (int64_t j = 0; cs != 1 && j < n; j++) sum[j] += x[j * cs];
-    for (int64_t j = 0; cs == 1 && j < n; j += PN_VL)
-        pn_store_part(sum + j, pn_load_part(sum + j, n - j, 0) + pn_load_part(x + j, n - j, 0),
-                      n - j);
+/* sum[j] = 0 + x[0][j] + x[1][j] + ... over m rows, rs apart */
+static void add_rows(T *sum, const T *x, int64_t rs, int64_t m, int64_t n) {
+    enum { WIDE = 4 }; /* chains at once, lest each wait for itself */
+    int64_t j = 0;
+    for (; j + WIDE * PN_VL <= n; j += WIDE * PN_VL) {
+        V s[WIDE] = {{0}};
+        for (int64_t i = 0; i < m; i++) {
+            PN_UNROLL
+            for (int v = 0; v < WIDE; v++) s[v] += pn_load(x + i * rs + j + v * PN_VL);
+        }
+        PN_UNROLL
+        for (int v = 0; v < WIDE; v++) pn_store(sum + j + v * PN_VL, s[v]);
+    }
+    for (; j < n; j += PN_VL) {
+        V s = {0};
+        for (int64_t i = 0; i < m; i++) s += pn_load_part(x + i * rs + j, n - j, 0);
+        pn_store_part(sum + j, s, n - j);
+    }
+}
+
+/* The same from row r of any array on. */
+static void add_any_rows(T *sum, const pn_array *x, int64_t r, int64_t j, int64_t m, int64_t n) {
+    int64_t cs = x->strides[x->ndim - 1];
+    memset(sum, 0, (size_t)n * sizeof(T));
+    for (int64_t i = r; i < r + m; i++) {
+        const T *p = row_of(x, i) + j * cs;
+        for (int64_t k = 0; k < n; k++) sum[k] += p[k * cs];
+    }
 }
 
 static void pass_body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const pass *w = arg;
     int64_t r = chunk / w->across * SUM_ROWS, j = chunk % w->across * w->nc,
-            m = pn_min(SUM_ROWS, w->m - r), n = pn_min(w->nc, w->n - j),
-            cs = w->dy->strides[w->dy->ndim - 1];
+            m = pn_min(SUM_ROWS, w->m - r), n = pn_min(w->nc, w->n - j);
+    T *sum = w->sums ? w->sums + r / SUM_ROWS * w->n + j : NULL;
     (void)c, (void)worker;
     if (w->act) act_part(w, r, j, m, n);
-    if (!w->sums) return;
-    T *sum = w->sums + r / SUM_ROWS * w->n + j;
-    memset(sum, 0, (size_t)n * sizeof(T));
-    for (int64_t i = r; i < r + m; i++)
-        add_row(sum, w->act ? w->dz + i * w->n + j : row_of(w->dy, i) + j * cs, w->act ? 1 : cs, n);
+    if (!sum) return;
+    if (w->dz)
+        add_rows(sum, w->dz + r * w->dz_rs + j, w->dz_rs, m, n);
+    else
+        add_any_rows(sum, w->dy, r, j, m, n);
 }
 
 static void run_pass(pn_call *c, pass *w, const pn_array *db) {
@@ -239,8 +263,10 @@ PN_FN(linear_bwd) {
     char *scratch = ARG(linear_bwd, scratch)->data;
     products(c, scratch + sums_scratch(dy, db));
     if (db->data) {
+        rows r = rows_of(dy, dy);
         pass w = {
             .dy = dy, .m = count_rows(dy), .n = dy->shape[dy->ndim - 1], .sums = (T *)scratch};
+        if (!r.n_batch && dy->strides[dy->ndim - 1] == 1) w.dz = dy->data, w.dz_rs = r.rs[0];
         run_pass(c, &w, db);
     }
 }
@@ -253,41 +279,18 @@ PN_SCRATCH_FN(linear_bwd) {
 
 PN_FN(relu_fwd);
 
-typedef struct last {
-    pn_fn fn;
-    const pn_value *par;
-    int64_t shift; /* from z to y, which lie alike */
-} last;
-
-static void activate(const pn_gemm_args *part) {
-    const last *a = part->act_arg;
-    pn_array arg[2] = {{part->c.p, PN_DTYPE, 2, {part->m, part->n}, {part->c.rs, part->c.cs}}};
-    pn_call call = {.arg = arg, .par = a->par, .n_arg = 2};
-    arg[1] = arg[0];
-    arg[1].data = (char *)arg[0].data + a->shift;
-    a->fn(&call);
-}
-
-/* The product's place: z where it is kept, which has O columns then and 0 else, or y itself. */
-static const pn_array *act_target(const pn_call *c) {
-    const pn_array *z = ARG(linear_act_fwd, z);
-    return z->shape[z->ndim - 1] ? z : ARG(linear_act_fwd, y);
-}
-
 PN_FN(linear_act_fwd) {
-    const pn_array *y = ARG(linear_act_fwd, y), *z = act_target(c);
-    pn_gemm_args g = value(c, z);
-    last a = {pn_kernel_fn((int)PAR(linear_act_fwd, fwd).i, PN_DTYPE), c->par,
-              (char *)y->data - (char *)z->data};
-    if (a.fn == PN_NAME(relu_fwd) && !a.shift)
-        g.relu = 1;
-    else
-        g.act = activate, g.act_arg = &a;
+    pn_array *y = ARG(linear_act_fwd, y), arg[2] = {*y, *y};
+    pn_call act = {.arg = arg, .par = c->par, .n_arg = 2};
+    pn_fn fn = pn_kernel_fn((int)PAR(linear_act_fwd, fwd).i, PN_DTYPE);
+    pn_gemm_args g = value(c, y);
+    g.relu = fn == PN_NAME(relu_fwd);
     PN_NAME(gemm)(c, &g, ARG(linear_act_fwd, scratch)->data);
+    if (!g.relu) fn(&act);
 }
 
 PN_SCRATCH_FN(linear_act_fwd) {
-    pn_gemm_args g = value(c, act_target(c));
+    pn_gemm_args g = value(c, ARG(linear_act_fwd, y));
     return PN_NAME(gemm_scratch)(&g);
 }
 
@@ -311,28 +314,27 @@ static int64_t dz_bytes(const pn_call *c) {
 
 /* scratch: [dz | sums of blocks | that of the products] */
 PN_FN(linear_act_bwd) {
-    pn_array *dy = ARG(linear_act_bwd, dy), *z = ARG(linear_act_bwd, z),
+    pn_array *dy = ARG(linear_act_bwd, dy), *y = ARG(linear_act_bwd, y),
              *db = ARG(linear_act_bwd, db);
     char *scratch = ARG(linear_act_bwd, scratch)->data;
     pn_array arg[PNA_linear_bwd_scratch + 1];
     pn_call rest = rest_of(c, arg, scratch);
-    if (!z->shape[z->ndim - 1]) z = ARG(linear_act_bwd, y); /* what act's backward reads then */
-    rows r = rows_of(dy, z);
+    rows r = rows_of(dy, y);
     pass w = {.dy = dy,
               .act = pn_kernel_fn((int)PAR(linear_act_bwd, bwd).i, PN_DTYPE),
               .par = c->par,
-              .z = z->data,
+              .y = y->data,
               .dz = (T *)scratch,
               .dy_rs = r.rs[0],
+              .dz_rs = dy->shape[dy->ndim - 1],
               .m = count_rows(dy),
               .n = dy->shape[dy->ndim - 1],
               .sums = (T *)(scratch + dz_bytes(c))};
     if (r.n_batch) { /* dy in no regular order: all of dz at once */
-        pn_array whole[3] = {*dy, *z, arg[PNA_linear_bwd_dy]};
+        pn_array whole[3] = {*dy, *y, arg[PNA_linear_bwd_dy]};
         pn_call first = {.arg = whole, .par = c->par, .n_arg = 3};
         w.act(&first);
         w.act = NULL;
-        w.dy = &arg[PNA_linear_bwd_dy];
     }
     if (w.act || db->data) run_pass(c, &w, db);
     products(&rest, scratch + dz_bytes(c) + sums_scratch(dy, db));

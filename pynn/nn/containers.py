@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..op import OPS
-from ..ops.linear import activation_of
+from ..ops.linear import Activation, activated, activation_of
 from .activation import AS_OP
 from .linear import Linear
 from .module import Module, Parameter, structure_version
@@ -94,7 +93,7 @@ class Sequential(_Numbered):
     of them changed or hooked, are computed in one pass, with the same bits.
     """
 
-    _plan: tuple[int, list] = (-1, [])  # what forward calls, and for which structure_version
+    _plan: tuple[int, list] = (-1, [])  # (module, activation to apply with it or None), for that structure_version
 
     def __init__(self, *modules):
         super().__init__()
@@ -114,11 +113,7 @@ class Sequential(_Numbered):
         if version != structure_version():
             plan = self._make_plan()
         for layer, act in plan:
-            if act is None:
-                x = layer(x)
-            else:
-                name, p, q = act
-                x = OPS.linear_act(x, layer.weight, layer.bias, activation=name, p=p, q=q)[0]
+            x = layer(x) if act is None else activated(x, layer.weight, layer.bias, act)
         return x
 
     def _make_plan(self) -> list:
@@ -145,7 +140,7 @@ def _plain(module) -> bool:
     return forward is not None and not hooks and getattr(module.forward, "__func__", None) is forward
 
 
-def _joined(layer, module) -> tuple[str, float, float] | None:
+def _joined(layer, module) -> Activation | None:
     """module as an activation that Linear `layer` may apply, or None where both are to be called."""
     if type(layer) is not Linear or layer.activation is not None or type(module) not in AS_OP:
         return None
