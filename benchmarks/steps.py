@@ -11,6 +11,7 @@ optimizer; the loss is read every 10 steps. The first losses of both are compare
 import argparse
 import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def worker(lib, name, threads):
         import torch
 
         torch.set_num_threads(threads)
-    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib == "torch+")
+    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib.startswith("torch+"))
     print(json.dumps([step().item() for _ in range(5)]), flush=True)
     for line in sys.stdin:
         n = int(line)
@@ -104,7 +105,8 @@ def compare(name, peers, options):
     for lib in ("pynn", *peers):
         python = sys.executable if lib == "pynn" else options.python
         args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
-        procs[lib] = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, "LD_PRELOAD": options.preload} if lib == "torch+mem" else None
+        procs[lib] = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     losses = {lib: json.loads(p.stdout.readline()) for lib, p in procs.items()}
     for lib in peers:
         np.testing.assert_allclose(losses["pynn"], losses[lib], rtol=1e-4)
@@ -141,13 +143,15 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--preload", help="an allocator's library (jemalloc) for one more variant of the peer")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker, options.names[0], options.threads)
         return
+    peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:
-        for r in compare(name, ("torch", "torch+"), options):
+        for r in compare(name, peers, options):
             low, high = r["range"]
             print(
                 f"{r['workload']} {r['threads']} thread(s): pynn {r['pynn_us']:.1f} µs, "
