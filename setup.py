@@ -32,7 +32,7 @@ LEVELS = (
     else {"neon": []}
 )
 KINDS = {"FLOATS": ["f32", "f64"], "NUMBERS": ["f32", "f64", "i64"], "BOOLS": ["i64"], "ANY": ["any"]}
-SHARED = {"pn_gemm": ["f32", "f64"]}  # what several kernels call, in the same forms
+SHARED = {"pn_gemm": ["f32", "f64"], "pn_blas": ["f32", "f64"]}  # what several kernels call, in the same forms
 ONCE = ["cpu", "table", "pn_par", "pn_alloc"]
 CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra".split()
 

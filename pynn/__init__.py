@@ -4,7 +4,17 @@ import importlib
 
 from . import ops as ops
 from .autograd import *  # noqa: F403
-from .config import __version__, config, get_num_threads, set_num_threads, show_config, threads
+from .config import (
+    __version__,
+    config,
+    get_gemm,
+    get_num_threads,
+    set_gemm,
+    set_num_threads,
+    show_config,
+    threads,
+    using_gemm,
+)
 from .creation import *  # noqa: F403
 from .op import OPS, Effect, Op
 from .random import (

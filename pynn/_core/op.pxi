@@ -142,6 +142,10 @@ cdef class OpBase:
     def __call__(self, *args, **params):
         return apply(self, args, merged(self, params))
 
+    def _apply(self, tuple args, dict params):
+        """The call with every parameter given; params is kept and must not change."""
+        return apply(self, args, params)
+
     def __repr__(self):
         return f"<op {self.name}>"
 
