@@ -33,6 +33,15 @@ PN_INLINE VD pn_exp_d(VD x) {
     return p * (VD)((n >> 1) << 52) * (VD)((n - (n >> 1)) << 52);
 }
 
+/* e^x for x <= 709 (or NaN), 0 from -709 down: one step of scaling suffices. 1.0 ULP. */
+PN_INLINE VD pn_exp_down_d(VD x) {
+    VDU n; /* k + 1023; k = -1023 gives s = 0 */
+    VD low = pn_set1_d(-709);
+    VD p = pn_exp_core_d(pn_select_d(x < low, low, x), 1023, &n);
+    VD s = (VD)(n << 52);
+    return pn_fma_d(s, p, s);
+}
+
 /* u = 2^e m, m in [sqrt(1/2), sqrt 2), u > 0 and normal; gives m, e and the bits of e << 52. */
 PN_INLINE VD pn_log_split_d(VD u, VD *e, VDU *shift) {
     VDU t = (VDU)u - 0x3fe6a09e667f3bcdu; /* sqrt(1/2): where m starts, so does the exponent of t */
@@ -93,6 +102,7 @@ PN_INLINE VD pn_sin_core_d(VD x, uint64_t turn) {
 #else
 
 PN_INLINE V pn_exp(V x) { return pn_exp_d(x); }
+PN_INLINE V pn_exp_down(V x) { return pn_exp_down_d(x); }
 PN_INLINE V pn_log(V x) { return pn_log_d(x); }
 
 /* e^x - 1 = 2 (s (e^r - 1) + (s - 1/2)), s = 2^(k-1). 1.6 ULP.

@@ -84,7 +84,7 @@ static void norm_rows(const entropy *e, int64_t r, int64_t count) {
     for (int64_t i = 0; i < e->n; i++)
         for (int64_t k = 0; k < PN_VL; k++) x[i][k] = k < count ? e->x[(r + k) * e->n + i] : 0;
     for (int64_t i = 0; i < e->n; i++) top = pn_max_b(pn_load(x[i]), top);
-    for (int64_t i = 0; i < e->n; i++) sum += pn_exp(pn_load(x[i]) - top);
+    for (int64_t i = 0; i < e->n; i++) sum += pn_exp_down(pn_load(x[i]) - top);
     sum = pn_log(sum);
     pn_store(top_of, pn_select(pn_isnan(sum), sum, top));
     pn_store(log_of_sum, sum);
@@ -148,13 +148,14 @@ static void entropy_back_run(pn_call *c, entropy *e) {
 }
 
 #define WEIGHT(w) ((w) ? LOAD(w, 0) : pn_set1(1))
+#define P(x) pn_exp_down(LOAD(x, 0) - top - log_sum) /* softmax, from norm */
 
 /* -Σ_c w[c] log p[c] */
 static double smooth_row(const entropy *e, const T *x, T top, T log_sum) {
-    double sum = 0;
+    double shifted = 0;
     V m0 = pn_set1(top);
-    PN_ROW_SUM(sum, e->n, WEIGHT(e->w) * (LOAD(x, top) - m0))
-    return log_sum * e->all_w - sum;
+    PN_ROW_SUM(shifted, e->n, sum[k] = pn_fma(WEIGHT(e->w), LOAD(x, top) - m0, sum[k]);)
+    return log_sum * e->all_w - shifted;
 }
 
 static double index_row(const entropy *e, int64_t r) {
@@ -170,12 +171,11 @@ static void index_back(const entropy *e, int64_t r, T g) {
     T *dx = e->dx + r * e->n;
     double at = (1 - e->smooth) * weight_of(e, e->t[r]), off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
-    V k = pn_set1((T)(g * (at + off * e->all_w))), flat = pn_set1((T)(g * off));
-    if (e->smooth > 0) {
-        PN_ROW_EACH(dx, e->n, k * pn_exp(LOAD(x, 0) - top - log_sum) - flat * WEIGHT(e->w))
-    } else {
-        PN_ROW_EACH(dx, e->n, k * pn_exp(LOAD(x, 0) - top - log_sum))
-    }
+    V all = pn_set1((T)(g * (at + off * e->all_w))), flat = pn_set1((T)(g * off));
+    if (e->smooth > 0)
+        PN_ROW(e->n, STORE(dx, all * P(x) - flat * WEIGHT(e->w)););
+    else
+        PN_ROW(e->n, STORE(dx, all * P(x)););
     dx[e->t[r]] -= (T)(g * at);
 }
 
@@ -206,12 +206,12 @@ PN_FN(cross_entropy_bwd) {
 
 static double soft_row(const entropy *e, int64_t r) {
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
-    double mass = 0, sum = 0;
+    double mass = 0, shifted = 0;
     T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
     V m0 = pn_set1(top);
-    PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
-    PN_ROW_SUM(sum, e->n, LOAD(q, 0) * WEIGHT(e->w) * (LOAD(x, top) - m0))
-    double loss = (1 - e->smooth) * (mass * log_sum - sum);
+    PN_ROW_SUM2(mass, shifted, e->n, V qw = LOAD(q, 0) * WEIGHT(e->w); sum[k] += qw;
+                sum2[k] = pn_fma(qw, LOAD(x, top) - m0, sum2[k]);)
+    double loss = (1 - e->smooth) * (mass * log_sum - shifted);
     if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
@@ -221,16 +221,11 @@ static void soft_back(const entropy *e, int64_t r, T g) {
     double mass = 0, off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
     V keep = pn_set1((T)(g * (1 - e->smooth))), flat = pn_set1((T)(g * off));
-    PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
-    V k = pn_set1((T)(g * ((1 - e->smooth) * mass + off * e->all_w)));
-    if (e->dx) {
-        PN_ROW_EACH(e->dx + r * e->n, e->n,
-                    k * pn_exp(LOAD(x, 0) - top - log_sum) -
-                        WEIGHT(e->w) * pn_fma(keep, LOAD(q, 0), flat))
-    }
-    if (e->dq) {
-        PN_ROW_EACH(e->dq + r * e->n, e->n, keep * WEIGHT(e->w) * (log_sum - (LOAD(x, 0) - top)))
-    }
+    PN_ROW_SUM(mass, e->n, sum[k] = pn_fma(LOAD(q, 0), WEIGHT(e->w), sum[k]);)
+    V all = pn_set1((T)(g * ((1 - e->smooth) * mass + off * e->all_w)));
+    T *dx = e->dx ? e->dx + r * e->n : NULL, *dq = e->dq ? e->dq + r * e->n : NULL;
+    if (dx) PN_ROW(e->n, STORE(dx, all * P(x) - WEIGHT(e->w) * pn_fma(keep, LOAD(q, 0), flat)););
+    if (dq) PN_ROW(e->n, STORE(dq, keep * WEIGHT(e->w) * (log_sum - (LOAD(x, 0) - top))););
 }
 
 PN_FN(cross_entropy_soft_fwd) {
