@@ -60,6 +60,10 @@ typedef uint64_t pn_uint;
 #endif
 #define PN_PIECES (PN_VBYTES / PN_HBYTES)
 
+#if defined __FMA__ || defined __aarch64__
+#define PN_FUSED 1 /* pn_fma rounds once */
+#endif
+
 #if PN_PIECES > 1 && !defined __clang__ /* a V wider than a register: an ABI that nobody uses */
 #pragma GCC diagnostic ignored "-Wpsabi"
 #endif

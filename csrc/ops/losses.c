@@ -404,9 +404,10 @@ LOSS_BACK(binary_cross_entropy_bwd, 3, 4, ,
           z = a * d * (LOG_REST(b) - LOG(b));)
 
 /* w ((1-t) softplus(x) + pw t softplus(-x));  derivative w ((1 + (pw-1) t) σ(x) - pw t) */
-LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, , V l = pn_log1p_unit(pn_exp(-pn_abs(a)));
+LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, , V l = pn_log1p_unit(pn_exp_down(-pn_abs(a)));
      y = c * ((ONE - b) * (pn_max(a, ZERO) + l) + d * b * (pn_max(-a, ZERO) + l));)
-LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, , V l = pn_log1p_unit(pn_exp(-pn_abs(b)));
+LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, ,
+          V l = pn_log1p_unit(pn_exp_down(-pn_abs(b)));
           V s = pn_sigmoid(b); y = a * d * ((ONE + (e - ONE) * c) * s - e * c);
           z = a * d * (e * (pn_max(-b, ZERO) + l) - (pn_max(b, ZERO) + l));)
 
