@@ -327,7 +327,7 @@ static void pairs_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         for (int k = 0; k < p->n_in; k++) in[k] = p->in[k] ? p->in[k] + first : filled[k];
         for (int k = 0; k < p->n_out; k++) out[k] = p->out[k] ? p->out[k] + first : sink[k];
         if (p->unit) check_unit(c, in[0], first, n);
-        p->block(in, out, n, p->par);
+        p->block(in, out, n, p->par, 0);
         if (p->kept) p->kept[first / SUM_BLOCK] = row_sum(sink[0], n);
     }
 }
