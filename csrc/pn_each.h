@@ -200,13 +200,21 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
     pn_for(c, pn_ceil_div(e.total, e.grain), pn_each_body, &e);
 }
 
-#define PN_V1(f) V a = f(in[0] + i);
-#define PN_V2(f) PN_V1(f) V b = f(in[1] + i);
-#define PN_V3(f) PN_V2(f) V c = f(in[2] + i);
-#define PN_V4(f) PN_V3(f) V d = f(in[3] + i);
-#define PN_O1(f) f(out[0] + i, y);
-#define PN_O2(f) PN_O1(f) f(out[1] + i, z);
-#define PN_O3(f) PN_O2(f) f(out[2] + i, w);
+/* Pointers of its own: what a store writes could be in[] and out[], for all that the compiler knows. */
+#define PN_PI1 const T *in0 = in[0];
+#define PN_PI2 PN_PI1 const T *in1 = in[1];
+#define PN_PI3 PN_PI2 const T *in2 = in[2];
+#define PN_PI4 PN_PI3 const T *in3 = in[3];
+#define PN_PO1 T *out0 = out[0];
+#define PN_PO2 PN_PO1 T *out1 = out[1];
+#define PN_PO3 PN_PO2 T *out2 = out[2];
+#define PN_V1(f) V a = f(in0 + i);
+#define PN_V2(f) PN_V1(f) V b = f(in1 + i);
+#define PN_V3(f) PN_V2(f) V c = f(in2 + i);
+#define PN_V4(f) PN_V3(f) V d = f(in3 + i);
+#define PN_O1(f) f(out0 + i, y);
+#define PN_O2(f) PN_O1(f) f(out1 + i, z);
+#define PN_O3(f) PN_O2(f) f(out2 + i, w);
 #define PN_D1 V y;
 #define PN_D2 V y, z;
 #define PN_D3 V y, z, w;
@@ -222,7 +230,7 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
     static void kernel##_block(const T *const *in, T *const *out, int64_t n, const pn_value *par,  \
                                int stream) {                                                       \
         int64_t i = 0;                                                                             \
-        (void)par;                                                                                 \
+        PN_PI##n_in PN_PO##n_out(void) par;                                                        \
         before for (; i + PN_VL <= n; i += PN_VL) {                                                \
             PN_V##n_in(pn_load) PN_D##n_out body PN_O##n_out(PN_FULL_STORE)                        \
         }                                                                                          \

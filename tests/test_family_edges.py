@@ -12,7 +12,7 @@ from pynn import OPS
 from pynn.nn import functional as F
 
 INF, NAN = np.inf, np.nan
-POINTS = np.array([INF, -INF, NAN, 0.1, -0.1, 2.9, 3.1, -2.9, -3.1, 19.0, 21.0, 88.0, -88.0, 100.0, -100.0, 1e30, -1e30])
+POINTS = np.array([INF, -INF, NAN, 0.1, -0.1, 2.9, 3.1, -2.9, -3.1, 19, 21, 88, -88, 100, -100, 1e30, -1e30])
 ONE = "relu leaky_relu hardtanh relu6 gelu gelu_tanh silu elu selu softplus logsigmoid hardsigmoid hardswish".split()
 
 
@@ -82,7 +82,8 @@ def test_logsumexp_of_rows_without_a_finite_element():
 
 def test_mean_of_integers():
     big = 2**53 - 1
-    for dtype, gives in ((np.int64, np.float64), (np.int32, np.float64), (np.uint8, np.float32), (np.bool_, np.float32)):
+    table = ((np.int64, np.float64), (np.int32, np.float64), (np.uint8, np.float32), (np.bool_, np.float32))
+    for dtype, gives in table:
         y = pynn.mean(pynn.tensor(np.array([[1, 0], [1, 1]], dtype)), 0)
         assert y.tolist() == [1, 0.5]
         assert y.dtype == gives

@@ -294,7 +294,8 @@ PN_FN(nll_loss_bwd) {
 
 /* ---- elementwise losses ----------------------------------------------------------------------- */
 
-#define PN_V5(f) PN_V4(f) V e = f(in[4] + i);
+#define PN_PI5 PN_PI4 const T *in4 = in[4];
+#define PN_V5(f) PN_V4(f) V e = f(in4 + i);
 #define MAX_IN 5
 
 typedef struct pairs {
