@@ -211,9 +211,6 @@ def test_bag_errors():
         assert F.embedding_bag(Tensor(np.zeros((2, 0), np.int64)), w, mode=mode).tolist() == [[0] * E] * 2
         none = Tensor(np.zeros(0, np.int64))
         assert F.embedding_bag(none, w, none, mode=mode).shape == (0, E)
-            0,
-            E,
-        )
 
 
 # ---- gradients by rows --------------------------------------------------------------------------------
