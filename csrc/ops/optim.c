@@ -210,15 +210,16 @@ PN_INLINE V adam_vec(const adam *s, V g, V p, V *m, V *v, V *x, V size, V unbias
     return pn_fnma(size, *m / d, p * s->keep);
 }
 
-/* n elements in step t + 1 */
-PN_INLINE void adam_loop(const adam *s, const T *gp, T *pp, T *mp, T *vp, T *xp, int64_t n,
-                         double t, int has_x) {
+/* n elements in step t + 1; has_x and far are constants of each of its copies below */
+PN_INLINE void adam_loop(const adam *how, const T *gp, T *pp, T *mp, T *vp, T *xp, int64_t n,
+                         double t, int has_x, int far) {
+    const adam copy = *how, *s = &copy; /* in registers: a store to p cannot change it */
     double bias1 = t == s->t ? s->bias1 : 1 - pow(s->beta1, t + 1);
     double bias2 = t == s->t ? s->bias2 : 1 - pow(s->beta2, t + 1);
     V size = pn_set1((T)(s->lr / bias1)), unbias = pn_set1((T)(1 / sqrt(bias2))), g, p, m, v, x;
     int64_t i = 0;
     for (; i + PN_VL <= n; i += PN_VL) {
-        if (s->far) { /* the hardware's prefetch ends with each page, of which seven streams meet many */
+        if (far) { /* the hardware's own fetching ends with each page */
             __builtin_prefetch(gp + i + AHEAD), __builtin_prefetch(pp + i + AHEAD);
             __builtin_prefetch(mp + i + AHEAD), __builtin_prefetch(vp + i + AHEAD);
         }
@@ -241,9 +242,11 @@ PN_INLINE void adam_loop(const adam *s, const T *gp, T *pp, T *mp, T *vp, T *xp,
 
 static void adam_run(const adam *s, const T *g, T *p, T *m, T *v, T *x, int64_t n, double t) {
     if (x)
-        adam_loop(s, g, p, m, v, x, n, t, 1);
+        adam_loop(s, g, p, m, v, x, n, t, 1, 0);
+    else if (s->far)
+        adam_loop(s, g, p, m, v, NULL, n, t, 0, 1);
     else
-        adam_loop(s, g, p, m, v, NULL, n, t, 0);
+        adam_loop(s, g, p, m, v, NULL, n, t, 0, 0);
 }
 
 static void adam_span(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
@@ -291,6 +294,17 @@ static int64_t named_rows(pn_call *c, const pn_array *index, int place, int64_t 
     return n;
 }
 
+/* Fetches the row that is some rows ahead: rows lie anywhere. */
+static inline void fetch_row(const table *t, int64_t k) {
+    int64_t r = t->index[pn_min(k, t->n - 1)], at = r * t->C;
+    if (r < 0 || r >= t->R) return;
+    for (int64_t i = 0; i < pn_min(t->C, 128); i += PN_ALIGN / (int64_t)sizeof(T)) {
+        __builtin_prefetch(t->p + at + i);
+        if (t->a) __builtin_prefetch(t->a + at + i);
+        if (t->b) __builtin_prefetch(t->b + at + i);
+    }
+}
+
 #define TABLE_CHUNK(name, run)                                                                     \
     static void name(pn_call *c, void *arg, int64_t chunk, int worker) {                           \
         const table *t = arg;                                                                      \
@@ -300,6 +314,7 @@ static int64_t named_rows(pn_call *c, const pn_array *index, int place, int64_t 
             const T *g = t->g + k * t->C;                                                          \
             T *p = t->p + at;                                                                      \
             if (r < 0 || r >= t->R) continue; /* checked; another thread may write since */        \
+            fetch_row(t, k + 4);                                                                   \
             run;                                                                                   \
         }                                                                                          \
     }
