@@ -30,6 +30,7 @@ from .random import (
     randperm,
     uniform,
 )  # fmt: skip
+from .sparse import RowGradient
 from .tensor import Tensor, from_dlpack, from_numpy, tensor
 
 globals().update(ops.FUNCTIONS)  # pynn.add, pynn.exp, pynn.sum, pynn.cat, …

@@ -285,7 +285,6 @@ FUNCTIONS = {
     "mask": lambda x: x[Tensor(numbered(3, 2) % 2 == 0)],
     "gather": lambda x: pynn.gather(x[:, 0], 0, IDX),
     "take_along_dim": lambda x: pynn.take_along_dim(x, Tensor([[[0]], [[1]], [[0]]]), 1),
-    "embedding": lambda x: index.embedding(IDX, x[:, 0]),
     "index_put": lambda x: pynn.index_put(x, ([0, 1, 0], 1), x[0, 0]),
     "cat": lambda x: pynn.cat([x, x[:, :1], x], 1),
     "stack": lambda x: pynn.stack([x, x * 2], -1),
@@ -357,21 +356,6 @@ def test_gather_is_torchs():
         OPS.scatter_along(pynn.ones(1, 2, 3), spread, rows=4)
     with pytest.raises(TypeError, match="gather: argument 'index': expected integers, got dtype float32"):
         pynn.gather(Tensor(a), 1, pynn.ones(3, 4, 5))
-
-
-def test_embedding():
-    w = Tensor(numbered(5, 3), requires_grad=True)
-    i = Tensor([[1, 4, 1], [0, 0, 1]])
-    y = index.embedding(i, w, padding_idx=-1)
-    np.testing.assert_array_equal(y.detach().numpy(), numbered(5, 3)[i.numpy()])
-    (g,) = pynn.grad(y.sum(), w)
-    np.testing.assert_array_equal(g.numpy()[:, 0], [2, 3, 0, 0, 0])
-    assert index.embedding(pynn.zeros(0, 2, dtype="i8"), w).shape == (0, 2, 3)
-    text = r"embedding: index 5 at input\[1, 0\] is out of bounds for dimension 0 of size 5$"
-    with pytest.raises(IndexError, match=text):
-        index.embedding(Tensor([[1, 0], [5, -7]]), w)
-    with pytest.raises(ValueError, match="padding_idx"):
-        index.embedding(i, w, padding_idx=5)
 
 
 def test_one_hot():

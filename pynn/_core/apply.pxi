@@ -42,6 +42,8 @@ cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
     if op.n_fixed < op.n_in:
         raise TypeError(f"{op.name}: an effect over lists of tensors takes rows")
     for k in range(op.n_in - op.n_write, op.n_in):
+        if k < len(args) and args[k] is None and op.spec[k].optional:
+            continue
         if k >= len(args) or xs[k] is not args[k]:
             raise TypeError(f"{op.name}: argument '{op.in_names[k]}' is written: expected a Tensor of dtype "
                             f"{_dtypes[(<TensorBase>xs[k]).a.dtype] if xs[k] is not None else 'its own'}, got "
@@ -81,11 +83,12 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
         total += size_of(&x.a)
     if op.rows:
         held = conform(op, arr, op.n_in - op.n_write)
-    if total > 0 or op.n_out == 0:
+    if total > 0 or op.n_out == 0 or has_indices(op, arr):
         launch(op, arr, op.n_in + op.n_out, params, dtype, &dims, total)
     if op.n_write:
         for k in range(op.n_in - op.n_write, op.n_in):
-            (<TensorBase>xs[k]).storage.version = tick()
+            if xs[k] is not None:
+                (<TensorBase>xs[k]).storage.version = tick()
         if op.n_out == 0:
             return None
     elif not pn_grad_off and wants_grad(op, xs):
@@ -93,10 +96,21 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     return outs[0] if op.n_out == 1 else tuple(outs)
 
 
+cdef bint has_indices(OpBase op, const pn_array *arr) noexcept:
+    """Whether there are indices to be checked, be the outputs empty or not."""
+    cdef int k
+    for k in range(op.n_in):
+        if op.spec[k].bound >= 0 and arr[k].dtype != PN_NONE and size_of(&arr[k]) > 0:
+            return True
+    return False
+
+
 cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
     cdef TensorBase x
     cdef int k
     for k in range(op.n_in - op.n_write, op.n_in):
+        if xs[k] is None:
+            continue
         x = xs[k]
         check_writable(x, op.name)
         if not same_shape(&x.a, &arr[k]):
@@ -116,7 +130,8 @@ cdef list separate(OpBase op, tuple xs, pn_array *arr):
     cdef int k, w
     for w in range(op.n_in - op.n_write, op.n_in):
         for k in range(op.n_in - op.n_write):
-            if (xs[k] is not None and share_memory((<TensorBase>xs[k]).storage, (<TensorBase>xs[w]).storage)
+            if (xs[k] is not None and xs[w] is not None
+                    and share_memory((<TensorBase>xs[k]).storage, (<TensorBase>xs[w]).storage)
                     and not same_places(&arr[k], &arr[w])):
                 t = dense_copy(&arr[k])
                 arr[k] = t.a

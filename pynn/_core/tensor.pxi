@@ -2,12 +2,28 @@
 
 cdef object TensorType = None  # pynn.Tensor, once tensor.py has defined it
 cdef tuple _no_args = ()
+cdef object row_sum = None     # adds gradients of which one is by rows; see pynn/sparse.py
 
 
 def set_tensor_type(cls):
     """Names the class of which apply() makes its results."""
     global TensorType
     TensorType = cls
+
+
+def set_row_sum(fn):
+    """Names the function that adds two gradients of which one is by rows."""
+    global row_sum
+    row_sum = fn
+
+
+def without_values(cls, shape, dtype):
+    """A tensor of class cls that has a shape and a dtype but no memory: a gradient by rows."""
+    cdef TensorBase t = <TensorBase>tensor_new(TensorBase, cls, _no_args)
+    t.a.dtype = dtype_tag(dtype)
+    set_shape(&t.a, shape)
+    dense_strides(&t.a)
+    return t
 
 
 cdef inline TensorBase blank():
@@ -113,6 +129,8 @@ cdef inline bint same_steps(const pn_array *a, const pn_array *b) noexcept nogil
 cdef int check_values(TensorBase x) except -1:
     """Raises for a tensor that holds no memory: Tensor() without data, or an input that an op did not save."""
     if x.storage is None:
+        if row_sum is not None and hasattr(x, "_no_values"):
+            raise TypeError(x._no_values)
         raise RuntimeError(f"a tensor of shape {x.shape} without values: either Tensor() without data, or an input "
                            "of a node whose entry does not name it in `saves`")
     return 0

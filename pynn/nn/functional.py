@@ -18,6 +18,7 @@ from ..ops.activation import (
 )
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
+from ..ops.embedding import embedding, embedding_bag
 from ..ops.layer_norm import layer_norm, rms_norm
 from ..ops.linear import linear
 from ..ops.losses import (
@@ -35,6 +36,8 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
+    "embedding_bag",
     "gelu",
     "hardsigmoid",
     "hardswish",
