@@ -7,6 +7,7 @@ from .autograd import *  # noqa: F403
 from .config import __version__, config, get_num_threads, set_num_threads, show_config, threads
 from .creation import *  # noqa: F403
 from .op import OPS, Effect, Op
+from .plan import Compiled, NotRecordable, compile
 from .random import (
     Generator,
     bernoulli,

@@ -62,6 +62,8 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             if x.storage is None and op is not core_op(OP_ZEROS):
                 check_values(x)
             memory.append(x.storage)  # another thread may give x other memory while the kernel runs
+            if pn_rec != NULL:
+                (<Recorder>pn_rec).see_tensor(x)
             arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
@@ -87,6 +89,15 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     elif not pn_grad_off and wants_grad(op, xs):
         record(op, xs, params, outs, op.save_in, op.save_out)
     return outs[0] if op.n_out == 1 else tuple(outs)
+
+
+cdef inline int see_all(list xs) except -1:
+    """Enters what xs hold in the recording, if there is one."""
+    if pn_rec != NULL:
+        for x in xs:
+            if x is not None:
+                (<Recorder>pn_rec).see((<TensorBase>x).storage)
+    return 0
 
 
 cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
@@ -244,9 +255,14 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
             scratch = new_storage(need)
             arr[n_arg].data = scratch.data
         c.n_arg += 1
-    run_kernel(fn, &c, call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0)
+    cdef double cost = call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0
+    if pn_rec != NULL and op.n_write:
+        (<Recorder>pn_rec).before(op, arr, c.n_arg)
+    run_kernel(fn, &c, cost)
     if c.err.code != PN_OK:
         kernel_error(op, &c, dims)
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).write(op, fn, &c, <int>len(op.par_names), cost, dims)
     if pn_anomaly:
         check_finite(op, &arr[op.n_in], n_arg - op.n_in)
     return 0
@@ -291,6 +307,7 @@ cdef int launch_python(OpBase op, const pn_array *arr, dict params) except -1:
     It works on copies, so that an array that it keeps never looks at memory that was given back.
     """
     cdef int k
+    not_recordable(f"'{op.name}' has a kernel written in Python")
     cdef list ins = [private_array(&arr[k], True) for k in range(op.n_in)]
     cdef list outs = [private_array(&arr[op.n_in + k], False) for k in range(op.n_out)]
     op.py_kernel(outs, ins, **params)
@@ -370,6 +387,8 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     else:
         reshape_target(&x.a, params["shape"], &y.a)
         if not reshaped(&x.a, &y.a):
+            if pn_rec != NULL:
+                (<Recorder>pn_rec).see(x.storage)
             dense = dense_copy(&x.a)
             reshaped(&dense.a, &y.a)
     if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
@@ -381,11 +400,6 @@ cdef object apply_view(OpBase op, tuple args, dict params):
 
 
 # ---- effects over lists of tensors ---------------------------------------------------------------
-
-cdef extern from "stdlib.h" nogil:
-    void *malloc(size_t)
-    void free(void *)
-
 
 def run_list(OpBase op, tuple fixed, list rows, dict params):
     """Runs a list effect on every row in one call, or in two where rows of both floating dtypes occur.
@@ -483,9 +497,14 @@ cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int d
         arr[n_arg].dtype = PN_U8
         arr[n_arg].data = scratch.data
         c.n_arg += 1
-    run_kernel(pn_kernel_fn(op.kernel_id, dtype), &c, call_cost(op, NULL, arr, n_arg, n))
+    cdef double cost = call_cost(op, NULL, arr, n_arg, n)
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).before(op, arr, c.n_arg)
+    run_kernel(pn_kernel_fn(op.kernel_id, dtype), &c, cost)
     if c.err.code != PN_OK:
         raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).write(op, pn_kernel_fn(op.kernel_id, dtype), &c, <int>len(op.par_names), cost, NULL)
     return 0
 
 
@@ -497,6 +516,8 @@ cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
     if is_written(op, k):
         check_writable(t, op.name)
     check_values(t)
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).see(t.storage)
     to[0] = t.a
     return 0
 
@@ -519,6 +540,8 @@ cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_ar
         raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
                          f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
     check_values(t)
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).see_tensor(t)
     if is_written(op, k):
         check_writable(t, op.name)
     if same_steps(&t.a, want):

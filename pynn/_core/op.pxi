@@ -36,6 +36,7 @@ cdef class OpBase:
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
+    cdef readonly bint whole        # an effect that writes its tensors whole, without a look at what they held
     cdef readonly bytes par_kinds
     cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
@@ -110,6 +111,9 @@ cdef class OpBase:
         self.save_in = save_in
         self.save_out = save_out
         self.view_kind = VIEW_KINDS[view] if view else NO_VIEW
+
+    def _set_whole(self):
+        self.whole = True
 
     def _set_bwd(self, OpBase bwd):
         self.bwd = bwd

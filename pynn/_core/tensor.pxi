@@ -245,6 +245,8 @@ cdef class TensorBase:
     @property
     def grad(self):
         """The accumulated gradient, of this tensor's shape; None where there is none yet."""
+        if pn_rec != NULL:
+            (<Recorder>pn_rec).reads_grad(self)
         return self._grad
 
     @grad.setter
@@ -257,7 +259,7 @@ cdef class TensorBase:
             if not same_shape(&g.a, &self.a) or g.a.dtype != self.a.dtype:
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
                                  f"got {g.shape} and {g.dtype}")
-        self._grad = value
+        set_grad(self, value)
 
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
@@ -274,6 +276,8 @@ cdef class TensorBase:
     def numpy(self):
         """A NumPy array on the same memory; read-only where this tensor requires grad."""
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "numpy()")
         cdef bint writable = not (self.leaf_grad or self.node is not None or self.storage.readonly)
         if writable:
             self.storage.exposed = True
@@ -282,6 +286,8 @@ cdef class TensorBase:
     def _writable(self):
         """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
         cdef int d
+        if pn_rec != NULL:
+            host_writes(self, "writable()")
         check_writable(self, "writable")
         for d in range(self.a.ndim):
             if self.a.shape[d] > 1 and self.a.strides[d] == 0:
@@ -297,6 +303,9 @@ cdef class TensorBase:
         """Takes other's memory, dtype and layout in place of its own (Module.double, deepcopy)."""
         if self.node is not None:
             raise RuntimeError("only a leaf can take other memory")
+        if pn_rec != NULL:
+            host_writes(self, "new memory")
+        bump_structure()
         self.storage = other.storage
         self.a = other.a
 
@@ -308,6 +317,8 @@ cdef class TensorBase:
         if size_of(&self.a) != 1:
             raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "item()")
         return read_scalar(&self.a)
 
 
@@ -400,6 +411,8 @@ def empty(shape, dtype=np.float32):
 def from_array(data, dtype=None, str what="data"):
     """A tensor on a copy of data. Python numbers become float32, int64 or bool."""
     cdef bint plain = not isinstance(data, (np.ndarray, np.generic))
+    if pn_rec != NULL:
+        host_data(data, what)
     cdef object arr = readable(data, what)
     cdef TensorBase t = blank()
     if dtype is not None:
@@ -434,6 +447,8 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     cdef int64_t item
     if not isinstance(arr, np.ndarray):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
+    if pn_rec != NULL:
+        host_data(arr, what)
     if arr.dtype not in _dtype_tags:
         raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
@@ -483,6 +498,8 @@ def zeros_as(TensorBase x not None):
 
 def set_number(TensorBase x not None, double value):
     """Overwrites a 0-d floating tensor: the value of a hyper-parameter."""
+    if pn_rec != NULL:
+        host_writes(x, "a new value of a hyper-parameter")
     check_writable(x, "set_number")
     if x.a.ndim != 0 or x.a.dtype > PN_F64:
         raise TypeError(f"set_number: expected a 0-d floating tensor, got shape {x.shape} and dtype {x.dtype}")
@@ -508,6 +525,8 @@ cdef int check_writable(TensorBase x, str what) except -1:
 
 def read_view(TensorBase x not None):
     """A read-only NumPy array on x's memory."""
+    if pn_rec != NULL:
+        host_reads(x, "this")
     return to_numpy(x, False)
 
 

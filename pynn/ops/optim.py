@@ -28,7 +28,7 @@ arXiv 1904.09237 (amsgrad); Loshchilov & Hutter, arXiv 1711.05101 (decoupled).""
 )  # fmt: skip
 
 grad_norm_step = ListEffect(
-    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0},
+    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0}, whole=True,
     doc="total = Σ|x|ᵖ over every element of every x, or max|x| for p = ∞; in double, by blocks and a fixed tree.",
 )  # fmt: skip
 
