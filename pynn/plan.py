@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from .autograd import no_grad
+from .op import OPS
 from .tensor import Tensor
 
 __all__ = ["Compiled", "NotRecordable", "compile"]
@@ -100,7 +102,7 @@ class Compiled:
         self._cache.clear()
 
     def __call__(self, *args, **kwargs):
-        if _core.recording() or (self._failed >= TRIES and not self.strict):
+        if _core.recording():
             return self.fn(*args, **kwargs)
         form, tensors = self._cache.gather(args, kwargs)
         ins = _core.in_plain_layout(tensors)
@@ -108,17 +110,25 @@ class Compiled:
         if entry is not None:
             outs = self._cache.run(entry, tensors, ins)
             return outs[0] if entry.form is None else _rebuilt(entry.form, iter(outs))
+        if self._failed >= TRIES and not self.strict:
+            return self._eager(args, kwargs, tensors)
         return self._record(args, kwargs, form, tensors, ins)
+
+    def _eager(self, args, kwargs, tensors: list):
+        args, kwargs = _core.restore([list(args), kwargs], tensors)
+        return self.fn(*args, **kwargs)
 
     # ---- recording -----------------------------------------------------------------------------
 
     def _record(self, args, kwargs, form, tensors, ins):
         """Runs fn eagerly with a recorder beside it, and keeps the plan where there is one."""
         recorder = _core.Recorder()
-        problem = _unfit(recorder, tensors, ins)
+        # an argument's memory is known by a storage of its own: what else the function finds there is no argument
+        own = _wrapped(tensors, ins)
+        problem = _unfit(recorder, tensors, own)
         if problem:
-            return self._not_recorded(problem, self.fn(*args, **kwargs))
-        args, kwargs = _core.restore([list(args), kwargs], list(ins))
+            return self._not_recorded(problem, self._eager(args, kwargs, tensors))
+        args, kwargs = _core.restore([list(args), kwargs], own)
         before = _core.structure_version()
         recorder.start(_where)
         try:
@@ -129,11 +139,15 @@ class Compiled:
             recorder.spoil("an attribute of a module, or an option of an optimizer, is set inside")
         flat: list = []
         results = _flattened(out, flat)
-        plan = _core.plan_of(recorder, ins, flat)
-        if plan is not None and any(tensors[k] is not ins[k] for k in plan.written_args):
-            return self._not_recorded("an argument that is written is not contiguous, or part of a tensor", out)
+        plan = _core.plan_of(recorder, own, flat)
+        out = _rebuilt(results, iter([_instead(v, own, tensors) for v in flat]))
         if plan is None:
             return self._not_recorded(recorder.why, out)
+        for k in plan.written_args:
+            if tensors[k] is not ins[k] or not _core.same_memory(own[k], tensors[k]):
+                _write_back(own[k], tensors[k])
+                return self._not_recorded(f"argument tensor {k} is written, and not contiguous or part of another", out)
+            tensors[k]._bump()
         self.captures += 1
         self._failed = 0
         self.why = None
@@ -161,15 +175,39 @@ class Compiled:
         return f"<compiled {self.fn!r}: {len(self.plans)} plans, {self.captures} captures, {self.replays} replays>"
 
 
-def _unfit(recorder, tensors: list, ins: list) -> str | None:
-    """Why these arguments cannot be recorded; None where they can. Enters them as inputs."""
-    for k, (x, y) in enumerate(zip(tensors, ins)):
+def _wrapped(tensors: list, ins: list) -> list:
+    """ins, each on a storage of its own; those that ask for a gradient, and copies, as they are."""
+    own: dict[int, Tensor] = {}
+    for x, y in zip(tensors, ins):
+        if id(y) not in own:
+            own[id(y)] = _core.rewrapped(y) if x is y and not x.requires_grad else y
+    return [own[id(y)] for y in ins]
+
+
+def _instead(v, own: list, tensors: list):
+    """The argument itself where v is what stood for it."""
+    return next((x for x, y in zip(tensors, own) if y is v), v)
+
+
+def _write_back(x: Tensor, target: Tensor) -> None:
+    if not _core.same_memory(x, target):
+        with no_grad():
+            target.copy_(x)
+    target._bump()
+
+
+def _unfit(recorder, tensors: list, own: list) -> str | None:
+    """Why these arguments cannot be recorded; None where they can. Enters them as inputs, overlapping ones as copies."""
+    for k, (x, y) in enumerate(zip(tensors, own)):
         if x.grad_fn is not None and _core.grad_enabled():
             return f"argument tensor {k} of shape {x.shape} has history; pass x.detach(), or call under no_grad()"
-        if x is not y and x.requires_grad and _core.grad_enabled():
-            return f"argument tensor {k} of shape {x.shape} requires grad and is not contiguous"
+        if x.requires_grad and (x is not y or type(x) is not Tensor) and _core.grad_enabled():
+            return f"argument tensor {k} of shape {x.shape} requires grad, and is a parameter or not contiguous"
         if not recorder.add_input(y, k):
-            return f"argument tensor {k} of shape {x.shape} overlaps another argument"
+            if x.requires_grad and _core.grad_enabled():
+                return f"argument tensor {k} of shape {x.shape} requires grad and overlaps another argument"
+            own[k] = OPS.copy(y.detach())
+            recorder.add_input(own[k], k)
     return None
 
 

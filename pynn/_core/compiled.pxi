@@ -258,8 +258,8 @@ def in_plain_layout(list tensors):
     return ins
 
 
-cdef TensorBase rewrapped(TensorBase x):
-    """x as the start of a storage: of its own view of the memory where that is dense, else a copy."""
+def rewrapped(TensorBase x not None):
+    """x as the whole of a storage of its own: a view of its memory where that is dense, else a copy."""
     cdef TensorBase t = blank()
     cdef int64_t nbytes
     if not plain_layout(&x.a):
@@ -269,6 +269,11 @@ cdef TensorBase rewrapped(TensorBase x):
     t.storage = borrow_storage(x.a.data, nbytes, x.storage, x.storage.readonly)
     t.storage.version = x.storage.version
     return t
+
+
+def same_memory(TensorBase x not None, TensorBase y not None):
+    """Whether two tensors start at one place in memory."""
+    return x.a.data == y.a.data
 
 
 # ---- the structure of modules ----------------------------------------------------------------------

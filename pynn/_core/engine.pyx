@@ -17,6 +17,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import weakref
 from bisect import insort
+from sys import _getframe
 
 import numpy as np
 

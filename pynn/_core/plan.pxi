@@ -96,7 +96,7 @@ def plan_of(Recorder r not None, list inputs, list outs):
         p.place[k].kind = GONE
         p.place[k].nbytes = r.buf[k].nbytes
         p.place[k].written = r.buf[k].written
-    if not (place_results(p, r, inputs, outs) and place_grads(p, r, inputs) and place_others(p, r)):
+    if not (place_grads(p, r, inputs) and place_results(p, r, inputs, outs) and place_others(p, r)):
         return None
     take_tape(p, r)
     drop_dead(p)
@@ -149,11 +149,17 @@ cdef bint place_results(Plan p, Recorder r, list inputs, list outs) except -1:
             p.results.append((-1, out))
             continue
         if r.buf[k].origin == INPUT:
-            p.results.append((k, argument_index(out, inputs) if y in inputs else view_of(y, &y.a)))
+            who = argument_index(out, inputs)
+            p.results.append((k, who if who is not out else template_of(y, r.buf[k].start)))
             if p.place[k].kind == GONE:
                 p.place[k].kind = ARGUMENT
                 p.place[k].index = r.buf[k].index
             continue
+        if p.place[k].kind == BOUND:
+            who, _, _ = p.bound[p.place[k].index]
+            if leaf_at(who, inputs)._grad is out:
+                p.results.append((k, None))
+                continue
         if p.place[k].kind == GONE:
             p.place[k].kind = RESULT
             p.place[k].index = len(p.spare_bytes)
@@ -197,7 +203,7 @@ cdef bint place_grads(Plan p, Recorder r, list inputs) except -1:
             r.why = "a gradient keeps its history (create_graph=True)"
             return False
         k = r.buffer_of(g.storage)
-        if k < 0 or r.buf[k].origin != MADE or k in r.kept or p.place[k].kind != GONE:
+        if k < 0 or r.buf[k].origin != MADE or k in r.kept or p.place[k].kind != GONE or not r.buf[k].written:
             r.why = f"the gradient of a leaf of shape {leaf.shape} shares memory with something else"
             return False
         p.place[k].kind = BOUND
@@ -561,7 +567,16 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
         elif isinstance(what, int):
             outs.append(inputs[what])
         else:
-            s = (<TensorBase>ins[p.place[k].index]).storage if p.place[k].kind == ARGUMENT else stores[p.place[k].index]
+            if p.place[k].kind == BOUND:
+                t = <TensorBase>grads[p.place[k].index]
+                if what is None:
+                    outs.append(t)
+                    continue
+                s = t.storage
+            elif p.place[k].kind == ARGUMENT:
+                s = (<TensorBase>ins[p.place[k].index]).storage
+            else:
+                s = stores[p.place[k].index]
             t = blank()
             t.a = (<TensorBase>what).a
             t.a.data = <char *>s.data + <int64_t>t.a.data

@@ -49,6 +49,7 @@ cdef class Recorder:
     cdef int64_t *arg_off     # in bytes
     cdef uint8_t *arg_mode
     cdef pn_value *par
+    cdef int64_t n_input  # the first buffers
     cdef int64_t n_buf, n_call, n_arg, n_par, cap_buf, cap_call, cap_arg, cap_par, cap_off, cap_mode, cap_place
     cdef list ops             # of each call
     cdef dict seen            # Storage → buffer, of those not made here
@@ -103,6 +104,7 @@ cdef class Recorder:
                     and <char *>x.storage.data < self.buf[k].start + self.buf[k].nbytes:
                 return False
         self.seen[x.storage] = self.new_buf(x.storage, INPUT, index)
+        self.n_input += 1
         return True
 
     cpdef int spoil(self, str why) except -1:
@@ -133,7 +135,11 @@ cdef class Recorder:
 
     cdef int see(self, Storage s) except -1:
         """Enters memory from before the recording."""
+        cdef int64_t k
         if s is not None and s.rec != self.id and s not in self.seen:
+            for k in range(self.n_input):
+                if share_memory(s, <Storage>self.buf[k].storage):
+                    self.spoil(f"argument tensor {self.buf[k].index} overlaps memory that is used besides")
             self.seen[s] = self.new_buf(s, HELD, 0)
         return 0
 
@@ -254,7 +260,7 @@ cdef class Recorder:
 
     cdef bint knows(self, Storage s):
         """Whether what a storage holds belongs to the step: not where the host made it here for itself."""
-        return s is None or s.rec != self.id or self.buf[s.buf].written or self.buf[s.buf].hosted
+        return s is None or s.rec != self.id or self.buf[s.buf].written
 
 
 cdef int mode_of(OpBase op, int64_t i, int64_t n_arg) noexcept:
@@ -297,11 +303,21 @@ cdef int host_writes(TensorBase x, str what) except -1:
 
 
 cdef int host_data(object data, str what) except -1:
-    """Called where an array becomes a tensor: a replay would see what it holds now."""
+    """Called where an array becomes a tensor: a replay would see what it holds now. pynn's own are constants."""
     if isinstance(data, np.ndarray):
+        frame = _getframe(0)
+        while frame is not None and frame.f_globals.get("__name__") in ("pynn.tensor", "pynn.creation"):
+            frame = frame.f_back
+        if frame is None or not frame.f_globals.get("__name__", "").startswith("pynn."):
+            note_array(data, what)
+    return 0
+
+
+def note_array(data, str what):
+    """Says that data, the user's, becomes a tensor: an array may hold something else at the next call."""
+    if pn_rec != NULL and isinstance(data, np.ndarray):
         (<Recorder>pn_rec).spoil(f"{what}: an array becomes a tensor inside; pass it as an argument, or make the "
                                  "tensor before")
-    return 0
 
 
 cdef void storage_dies(Storage s) noexcept:

@@ -8,6 +8,7 @@ from math import prod
 
 import numpy as np
 
+from .. import _core
 from .._keys import Key, out_of_bounds, plain_key
 from ..op import OPS, Op
 from ..tensor import Tensor, from_numpy
@@ -245,7 +246,9 @@ def _axis(dim, ndim, what):
 
 
 def _indices(index, what, name):
-    index = index if isinstance(index, Tensor) else Tensor(np.asarray(index))
+    if not isinstance(index, Tensor):
+        _core.note_array(index, what)
+        index = Tensor(np.asarray(index))
     if index.dtype.kind not in "iu":
         raise TypeError(f"{what}: argument '{name}': expected integers, got dtype {index.dtype}")
     return index
