@@ -66,11 +66,12 @@ def compile(fn: Callable | None = None, *, strict: bool = True, max_bytes: int =
     return Compiled(fn, strict=strict, max_bytes=max_bytes)
 
 
-class Compiled:
+class Compiled(_core.PlanCache):
     """What `compile` returns: fn with its plans.
 
     Attributes:
         captures, replays: calls that were recorded, and calls that were replayed.
+        plans: those in the cache, the one used last first.
         why: why the last recording could not be used; None where it could.
     """
 
@@ -85,31 +86,10 @@ class Compiled:
         self.captures = 0
         self.why: str | None = None
         self._failed = 0
-        self._cache = _core.PlanCache(self._state_of_modules)
         functools.update_wrapper(self, fn, updated=())
 
-    @property
-    def replays(self) -> int:
-        return self._cache.replays
-
-    @property
-    def plans(self) -> list:
-        """The plans in the cache, the one used last first."""
-        return self._cache.plans
-
-    def clear(self) -> None:
-        """Drops all plans."""
-        self._cache.clear()
-
-    def __call__(self, *args, **kwargs):
-        if _core.recording():
-            return self.fn(*args, **kwargs)
-        form, tensors = self._cache.gather(args, kwargs)
-        ins = _core.in_plain_layout(tensors)
-        entry = self._cache.find(form, tensors, ins)
-        if entry is not None:
-            outs = self._cache.run(entry, tensors, ins)
-            return outs[0] if entry.form is None else _rebuilt(entry.form, iter(outs))
+    def _missed(self, args, kwargs, form, tensors, ins):
+        """A call for which there is no plan."""
         if self._failed >= TRIES and not self.strict:
             return self._eager(args, kwargs, tensors)
         return self._record(args, kwargs, form, tensors, ins)
@@ -140,7 +120,7 @@ class Compiled:
         flat: list = []
         results = _flattened(out, flat)
         plan = _core.plan_of(recorder, own, flat)
-        out = _rebuilt(results, iter([_instead(v, own, tensors) for v in flat]))
+        out = _core.rebuild(results, iter([_instead(v, own, tensors) for v in flat]))
         if plan is None:
             return self._not_recorded(recorder.why, out)
         for k in plan.written_args:
@@ -151,7 +131,7 @@ class Compiled:
         self.captures += 1
         self._failed = 0
         self.why = None
-        self._cache.add(
+        self._add(
             form, ins, plan, _guards_of(self.fn), results, self._state_of_modules(), before, self.max_bytes
         )
         return out
@@ -234,15 +214,6 @@ def _form(v, flat: list):
         return dict, {k: _form(u, flat) for k, u in v.items()}
     flat.append(v)
     return None
-
-
-def _rebuilt(form, leaves: Iterator):
-    if form is None:
-        return next(leaves)
-    kind, parts = form
-    if kind is dict:
-        return {k: _rebuilt(f, leaves) for k, f in parts.items()}
-    return kind(_rebuilt(f, leaves) for f in parts)
 
 
 # ---- guards --------------------------------------------------------------------------------------

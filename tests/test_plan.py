@@ -636,7 +636,7 @@ def test_the_cache_is_bounded():
     for n in range(1, 400):
         np.testing.assert_array_equal(f(pynn.ones(n)).numpy(), [3] * n)
     assert 1 < len(f.plans) < 399
-    assert f._cache.nbytes <= 200_000
+    assert f.nbytes <= 200_000
     small = f.captures
     f(pynn.ones(399))
     assert f.captures == small

@@ -144,35 +144,45 @@ cdef class Entry:
 
 
 cdef class PlanCache:
-    """The plans of one function. call() replays the one that fits; Python makes new ones."""
+    """The plans of one function. A call replays the one that fits; a subclass defines what happens elsewise:
+    _missed(args, kwargs, form, tensors, ins), and _state_of_modules(), what the modules are like now."""
     cdef list entries          # the one used last comes first
     cdef readonly int64_t replays, clock
-    cdef object describe       # () → what modules are like now
 
-    def __init__(self, describe):
+    def __cinit__(self, *args, **kwargs):
         self.entries = []
-        self.describe = describe
 
     @property
     def plans(self):
+        """The plans in the cache, the one used last first."""
         return [(<Entry>e).plan for e in self.entries]
 
     @property
     def nbytes(self):
+        """Bytes that the plans keep, apart from what they share with the program."""
         return sum([(<Entry>e).plan.nbytes for e in self.entries])
 
     def clear(self):
+        """Drops all plans."""
         self.entries = []
 
-    def gather(self, args, kwargs):
-        """(form, tensors): the signature of a call and the tensors in it."""
-        cdef list tensors = []
+    def __call__(self, *args, **kwargs):
+        cdef list tensors = [], ins, outs
+        cdef Entry e
+        if pn_rec != NULL:
+            return self.fn(*args, **kwargs)
         form = tuple([gather(v, tensors) for v in args])
         if kwargs:
             form = (form, tuple([(k, gather(v, tensors)) for k, v in kwargs.items()]))
-        return form, tensors
+        ins = in_plain_layout(tensors)
+        e = self.find(form, tensors, ins)
+        if e is None:
+            return self._missed(args, kwargs, form, tensors, ins)
+        self.replays += 1
+        outs = run_plan(e.plan, tensors, ins)
+        return outs[0] if e.form is None else rebuild(e.form, iter(outs))
 
-    def find(self, form, list tensors, list ins):
+    cdef Entry find(self, object form, list tensors, list ins):
         """The entry that fits these tensors, as they lie in ins; None where there is none."""
         cdef Entry e
         cdef int i
@@ -183,7 +193,7 @@ cdef class PlanCache:
             if not leaves_fit(e.plan.leaves):
                 continue
             if e.structure != structure:
-                now = None if e.modules is None else self.describe()
+                now = None if e.modules is None else self._state_of_modules()
                 if now is None or now != e.modules:
                     del self.entries[i]  # a module that has changed does not change back
                     return self.find(form, tensors, ins)
@@ -197,12 +207,7 @@ cdef class PlanCache:
             return e
         return None
 
-    def run(self, Entry e not None, list tensors, list ins):
-        """The results of a replay."""
-        self.replays += 1
-        return run_plan(e.plan, tensors, ins)
-
-    def add(self, form, list ins, Plan plan not None, guards, results, modules, int64_t version,
+    def _add(self, form, list ins, Plan plan not None, guards, results, modules, int64_t version,
             int64_t max_bytes):
         """Enters a plan; those used longest ago go where they take more than max_bytes in all."""
         cdef Entry e = Entry.__new__(Entry)
@@ -215,6 +220,16 @@ cdef class PlanCache:
         while len(self.entries) > 1 and self.nbytes > max_bytes:
             self.entries.pop()
         return e
+
+
+def rebuild(form, leaves):
+    """The results of a function from their leaves, nested as form says; None stands for a leaf."""
+    if form is None:
+        return next(leaves)
+    kind, parts = form
+    if kind is dict:
+        return {k: rebuild(f, leaves) for k, f in parts.items()}
+    return kind([rebuild(f, leaves) for f in parts])
 
 
 cdef bint leaves_fit(list leaves):
@@ -243,7 +258,7 @@ cdef bint overlaps_written(Plan p, list tensors, list ins):
     return False
 
 
-def in_plain_layout(list tensors):
+cdef list in_plain_layout(list tensors):
     """tensors, those that are neither row-major nor channels-last, or lie inside of other memory, as copies."""
     cdef TensorBase x
     cdef list ins = tensors

@@ -42,6 +42,7 @@ cdef class Plan:
     cdef list written_held      # those of them that a replay writes
     cdef readonly list written_args  # indices of arguments that it writes
     cdef readonly list leaves   # (leaf, its storage, whether it asks for a gradient), of what it reads
+    cdef list vary              # buffers of arguments and of results
     cdef list results           # (buffer, Tensor that shows shape and place, or the object to return) each
     cdef list spare_bytes       # of each result's memory
     cdef list bound             # (leaf or argument index, buffer or -1, template) each: grads that a replay binds
@@ -106,6 +107,7 @@ def plan_of(Recorder r not None, list inputs, list outs):
     p.written_held = [p.held[p.place[k].index] for k in range(p.n_buf) if p.place[k].kind == FIXED and
                       p.place[k].written]
     p.written_args = [p.place[k].index for k in range(p.n_buf) if p.place[k].kind == ARGUMENT and p.place[k].written]
+    p.vary = [k for k in range(p.n_buf) if p.place[k].kind in (ARGUMENT, RESULT)]
     p.cost = 0
     for k in range(p.n_call):
         p.cost += p.call[k].cost
@@ -525,9 +527,6 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
     cdef Storage s
     cdef int64_t k, failed
     cdef int i
-    for k in range(p.n_buf):
-        if p.place[k].kind == ARGUMENT:
-            point(n, k, (<TensorBase>ins[p.place[k].index]).storage.data)
     for who, template, k in p.entry:
         if k >= 0:
             t = leaf_at(who, inputs)._grad
@@ -543,9 +542,9 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
             point(n, k, t.storage.data)
         else:
             grads.append(None)
-    for k in range(p.n_buf):
-        if p.place[k].kind == RESULT:
-            point(n, k, (<Storage>stores[p.place[k].index]).data)
+    for k in p.vary:
+        i = p.place[k].index
+        point(n, k, (<TensorBase>ins[i]).storage.data if p.place[k].kind == ARGUMENT else (<Storage>stores[i]).data)
     if p.undo:
         before = [PyBytes_FromStringAndSize(<char *>(<Storage>s).data, (<Storage>s).nbytes) for s in p.undo]
     failed = run_calls(n, times)
