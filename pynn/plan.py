@@ -86,7 +86,20 @@ class Compiled(_core.PlanCache):
         self.captures = 0
         self.why: str | None = None
         self._failed = 0
+        self._session = None
         functools.update_wrapper(self, fn, updated=())
+
+    def session(self, **options):
+        """The function that is compiled as a pynn.Session: arrays in, arrays out."""
+        from .session import Session  # above this layer
+
+        return Session(self.fn, **options)
+
+    def predict(self, *xs, out=None):
+        """The function's results for arrays, as arrays; see pynn.Session.predict."""
+        if self._session is None:
+            self._session = self.session()
+        return self._session.predict(*xs, out=out)
 
     def _missed(self, args, kwargs, form, tensors, ins):
         """A call for which there is no plan."""
@@ -139,7 +152,7 @@ class Compiled(_core.PlanCache):
     def _not_recorded(self, why: str, out):
         self.why = why
         self._failed += 1
-        name = getattr(self.fn, "__qualname__", type(self.fn).__name__)
+        name = _name_of(self.fn)
         if self.strict:
             raise NotRecordable(f"compile: {name} cannot be replayed: {why}. The call itself was completed")
         if self._failed == TRIES:
@@ -152,7 +165,11 @@ class Compiled(_core.PlanCache):
         return tuple(_state_of(m) for m in found) if found else None
 
     def __repr__(self):
-        return f"<compiled {self.fn!r}: {len(self.plans)} plans, {self.captures} captures, {self.replays} replays>"
+        return f"<compiled {_name_of(self.fn)}: {len(self.plans)} plans, {self.captures} captures, {self.replays} replays>"
+
+
+def _name_of(fn) -> str:
+    return getattr(fn, "__qualname__", type(fn).__name__)
 
 
 def _wrapped(tensors: list, ins: list) -> list:
@@ -292,23 +309,23 @@ def _found_modules(fn) -> Iterator[Any]:
             stack += [(u, depth + 1) for u in vars(v).values()]
 
 
-def _state_of(thing) -> tuple:
-    """Everything that a step may depend on and that is no tensor's value."""
+def _state_of(thing, mode: bool = True) -> tuple:
+    """Everything that a step may depend on and that is no tensor's value; without train and eval where not mode."""
     if hasattr(thing, "param_groups"):
         return id(thing), tuple(
             tuple((k, v if _hashable(v) else id(v)) for k, v in g.items() if k not in ("lr", "params"))
             + tuple(map(id, g["params"]))
             for g in thing.param_groups
         )
-    return tuple(_state_of_one(m) for m in thing.modules())
+    return tuple(_state_of_one(m, mode) for m in thing.modules())
 
 
-def _state_of_one(m) -> tuple:
+def _state_of_one(m, mode: bool) -> tuple:
     """A module's own attributes: plain values as they are, others by identity; whether parameters ask for grad."""
     plain = tuple(
         (k, v if isinstance(v, (bool, int, float, str, type(None))) else id(v))
         for k, v in vars(m).items()
-        if not k.startswith("_") or not isinstance(v, dict)
+        if (mode or k != "training") and (not k.startswith("_") or not isinstance(v, dict))
     )
     hooks = (*m._forward_hooks, *m._forward_pre_hooks)
     return id(m), plain, hooks, tuple((id(p), p.requires_grad) for p in m._parameters.values() if p is not None)

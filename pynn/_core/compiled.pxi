@@ -182,6 +182,15 @@ cdef class PlanCache:
         outs = run_plan(e.plan, tensors, ins)
         return outs[0] if e.form is None else rebuild(e.form, iter(outs))
 
+    def _signature(self, tuple args):
+        """(form, tensors) of positional arguments."""
+        cdef list tensors = []
+        return tuple([gather(v, tensors) for v in args]), tensors
+
+    def _has(self, form, list tensors):
+        """Whether a plan fits; it is the first one then."""
+        return self.find(form, tensors, tensors) is not None
+
     cdef Entry find(self, object form, list tensors, list ins):
         """The entry that fits these tensors, as they lie in ins; None where there is none."""
         cdef Entry e

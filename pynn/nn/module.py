@@ -139,6 +139,12 @@ class Module:
             y = y if got is None else got
         return y
 
+    def session(self, **options):
+        """This model as a function from arrays to arrays, for serving; see pynn.Session for the options."""
+        from ..session import Session  # above this layer
+
+        return Session(self, **options)
+
     def register_forward_hook(self, hook: Callable, *, prepend: bool = False, with_kwargs: bool = False):
         """Calls hook(module, args, output) after forward; what it returns, if not None, replaces the output.
 
