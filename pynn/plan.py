@@ -91,7 +91,7 @@ class Compiled(_core.PlanCache):
 
     def session(self, **options):
         """The function that is compiled as a pynn.Session: arrays in, arrays out."""
-        from .session import Session  # above this layer
+        from .session import Session
 
         return Session(self.fn, **options)
 
@@ -100,6 +100,45 @@ class Compiled(_core.PlanCache):
         if self._session is None:
             self._session = self.session()
         return self._session.predict(*xs, out=out)
+
+    # ---- looking at plans ------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """The plan used last as a table: each call with shapes, bytes and floating-point operations."""
+        from .plan_report import describe
+
+        return describe(self._last_plan())
+
+    def profile(self, *args, repeats: int = 20, **kwargs):
+        """Replays the plan for these arguments on copied state, timing every call; see plan_report.Profile.
+
+        Raises:
+            RuntimeError: there is no plan for these arguments: call the function with them first.
+        """
+        from .plan_report import profile
+
+        return profile(self, args, kwargs, repeats)
+
+    def verify(self, *args, n: int = 1, **kwargs) -> None:
+        """Runs n replays, and the function itself n times, on copied state with these arguments, and compares bits.
+
+        The state (parameters, optimizer state, random numbers, gradients) is as before afterwards. What the function
+        changes besides (lists, counters) is changed by n calls.
+
+        Raises:
+            AssertionError: naming the first value that differs, and in which of the n calls. RuntimeError: there is
+            no plan for these arguments: call the function with them first.
+        """
+        from .plan_report import verify
+
+        verify(self, args, kwargs, n)
+
+    def _last_plan(self):
+        if not self.plans:
+            raise RuntimeError("compile: there is no plan yet: call the function first")
+        return self.plans[0]
+
+    # ---- calls -------------------------------------------------------------------------------------
 
     def _missed(self, args, kwargs, form, tensors, ins):
         """A call for which there is no plan."""
@@ -131,7 +170,7 @@ class Compiled(_core.PlanCache):
         if recorder.why is None and _core.structure_version() != before:
             recorder.spoil("an attribute of a module, or an option of an optimizer, is set inside")
         flat: list = []
-        results = _flattened(out, flat)
+        results = flattened(out, flat)
         plan = _core.plan_of(recorder, own, flat)
         out = _core.rebuild(results, iter([_instead(v, own, tensors) for v in flat]))
         if plan is None:
@@ -144,9 +183,7 @@ class Compiled(_core.PlanCache):
         self.captures += 1
         self._failed = 0
         self.why = None
-        self._add(
-            form, ins, plan, _guards_of(self.fn), results, self._state_of_modules(), before, self.max_bytes
-        )
+        self._add(form, ins, plan, _guards_of(self.fn), results, self._state_of_modules(), before, self.max_bytes)
         return out
 
     def _not_recorded(self, why: str, out):
@@ -161,11 +198,15 @@ class Compiled(_core.PlanCache):
 
     def _state_of_modules(self):
         """What the modules and optimizers that fn leads to are like; None where none is found."""
-        found = list(_found_modules(self.fn))
+        found = self._modules()
         return tuple(_state_of(m) for m in found) if found else None
 
+    def _modules(self) -> list:
+        return list(_found_modules(self.fn))
+
     def __repr__(self):
-        return f"<compiled {_name_of(self.fn)}: {len(self.plans)} plans, {self.captures} captures, {self.replays} replays>"
+        counts = f"{len(self.plans)} plans, {self.captures} captures, {self.replays} replays"
+        return f"<compiled {_name_of(self.fn)}: {counts}>"
 
 
 def _name_of(fn) -> str:
@@ -194,7 +235,7 @@ def _write_back(x: Tensor, target: Tensor) -> None:
 
 
 def _unfit(recorder, tensors: list, own: list) -> str | None:
-    """Why these arguments cannot be recorded; None where they can. Enters them as inputs, overlapping ones as copies."""
+    """Why these arguments cannot be recorded; None where they can. Enters them, overlapping ones as copies."""
     for k, (x, y) in enumerate(zip(tensors, own)):
         if x.grad_fn is not None and _core.grad_enabled():
             return f"argument tensor {k} of shape {x.shape} has history; pass x.detach(), or call under no_grad()"
@@ -216,7 +257,7 @@ def _where() -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else ""
 
 
-def _flattened(out, flat: list):
+def flattened(out, flat: list):
     """How out is nested, with its leaves in flat; None for one tensor."""
     if isinstance(out, Tensor):
         flat.append(out)
@@ -241,8 +282,10 @@ def _plain(v) -> bool:
 
 
 def _is_module(v) -> bool:
-    nn, optim = sys.modules.get("pynn.nn.module"), sys.modules.get("pynn.optim.optimizer")
-    return (nn is not None and isinstance(v, nn.Module)) or (optim is not None and isinstance(v, optim.Optimizer))
+    from .nn.module import Module
+    from .optim.optimizer import Optimizer
+
+    return isinstance(v, (Module, Optimizer))
 
 
 def _functions(fn) -> list[types.FunctionType]:

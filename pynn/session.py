@@ -40,6 +40,8 @@ class Session:
     """
 
     def __init__(self, model, *, max_bytes: int = CACHE_BYTES, batch_rows: int = 0, wait: float = 200e-6):
+        if not callable(model):
+            raise TypeError(f"Session: argument 'model': expected a Module or function, got {type(model).__name__}")
         if batch_rows < 0 or wait < 0:
             raise ValueError(f"Session: expected batch_rows >= 0 and wait >= 0, got {batch_rows} and {wait}")
         self.model = model

@@ -532,7 +532,7 @@ def check_replay(op: Op, sample: SampleInput) -> None:
 
 
 def _check_replayed_gradients(op: Op, sample: SampleInput, halved: SampleInput, dtype) -> None:
-    seeds = _seeds([y for y in _flowing(op, op(*_tensors(op, sample, dtype, derive=True), **sample.params))])
+    seeds = _seeds(_flowing(op, op(*_tensors(op, sample, dtype, derive=True), **sample.params)))
 
     def gradients(xs, seeds):
         wanted = [x for x in xs if isinstance(x, Tensor) and x.requires_grad]

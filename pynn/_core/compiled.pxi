@@ -139,7 +139,7 @@ cdef class Entry:
     cdef list guards
     cdef public object form    # how the results are nested
     cdef public int64_t structure
-    cdef public object modules # describes the modules; None where they are not known
+    cdef public object modules  # describes the modules; None where they are not known
     cdef readonly int64_t used
 
 
@@ -187,6 +187,17 @@ cdef class PlanCache:
         cdef list tensors = []
         return tuple([gather(v, tensors) for v in args]), tensors
 
+    def _prepared(self, args, kwargs):
+        """(plan, tensors, ins) of a call for which there is a plan; None where there is none."""
+        cdef list tensors = [], ins
+        cdef Entry e
+        form = tuple([gather(v, tensors) for v in args])
+        if kwargs:
+            form = (form, tuple([(k, gather(v, tensors)) for k, v in kwargs.items()]))
+        ins = in_plain_layout(tensors)
+        e = self.find(form, tensors, ins)
+        return None if e is None else (e.plan, tensors, ins)
+
     def _has(self, form, list tensors):
         """Whether a plan fits; it is the first one then."""
         return self.find(form, tensors, tensors) is not None
@@ -216,8 +227,7 @@ cdef class PlanCache:
             return e
         return None
 
-    def _add(self, form, list ins, Plan plan not None, guards, results, modules, int64_t version,
-            int64_t max_bytes):
+    def _add(self, form, list ins, Plan plan not None, guards, results, modules, int64_t version, int64_t max_bytes):
         """Enters a plan; those used longest ago go where they take more than max_bytes in all."""
         cdef Entry e = Entry.__new__(Entry)
         e.key = key_of(form, ins)

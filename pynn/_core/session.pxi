@@ -2,7 +2,6 @@
 # memory. Several Python threads may call at once; each takes an instance of its own.
 
 
-
 cdef inline bint fits_template(object arr, const pn_array *a):
     """Whether arr is an array that a kernel may read in place of a."""
     cdef cnp.ndarray v

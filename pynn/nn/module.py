@@ -141,7 +141,7 @@ class Module:
 
     def session(self, **options):
         """This model as a function from arrays to arrays, for serving; see pynn.Session for the options."""
-        from ..session import Session  # above this layer
+        from ..session import Session
 
         return Session(self, **options)
 
