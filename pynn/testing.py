@@ -24,11 +24,13 @@ from . import _core
 from ._samples import SampleInput, is_float, pushed, samples
 from .autograd import grad, vjp
 from .op import Op
+from .plan import compile
 from .tensor import Tensor, from_numpy
 
 __all__ = ["CHECKS", "SampleInput", "assert_same_bits", "check_op", "gradcheck", "samples", "with_team"]
 
 FLOATS = (np.float64, np.float32)
+HOST_READERS = ("unslice",)  # their derivatives read arguments on the host
 CHUNK_DIV = 64  # chunks so small that samples of some hundred elements split among threads
 # ---- comparing --------------------------------------------------------------------------------------
 
@@ -535,6 +537,44 @@ def check_callers(op: Op, sample: SampleInput, n_callers: int = 4, times: int = 
         raise faults[0]
 
 
+def check_replay(op: Op, sample: SampleInput) -> None:
+    """A replay gives the bits of an eager call, values and gradients, on arguments that the recorder never saw."""
+    if op.py_kernel is not None:
+        return
+    halved = sample._replace(args=tuple(np.asarray(a / 2) if is_float(a) else a for a in sample.args))
+    for dtype in FLOATS:
+        values = compile(lambda *xs: _listed(op(*xs, **sample.params)))
+        values(*_tensors(op, halved, dtype))
+        xs = _tensors(op, sample, dtype)
+        got = values(*xs) + xs[op.n_in - op.n_write :]
+        assert_same_bits(got, _evaluate(op, _tensors(op, sample, dtype), sample.params), _name(op, sample, "replayed"))
+        assert values.replays == 1, _name(op, sample, f"was not replayed: {values!r}")
+        if not op.n_write and op.name not in HOST_READERS:
+            _check_replayed_gradients(op, sample, halved, dtype)
+
+
+def _check_replayed_gradients(op: Op, sample: SampleInput, halved: SampleInput, dtype) -> None:
+    seeds = _seeds(_flowing(op, op(*_tensors(op, sample, dtype, derive=True), **sample.params)))
+
+    def gradients(xs, seeds):
+        wanted = [x for x in xs if isinstance(x, Tensor) and x.requires_grad]
+        pairs = [(y, s) for y, s in zip(_flowing(op, op(*xs, **sample.params)), seeds) if y.requires_grad]
+        if not wanted or not pairs:
+            return []
+        return grad([y for y, _ in pairs], wanted, [s for _, s in pairs], allow_unused=True)
+
+    replayed = compile(gradients)
+    replayed(_tensors(op, halved, dtype, derive=True), seeds)
+    got = replayed(_tensors(op, sample, dtype, derive=True), seeds)
+    want = gradients(_tensors(op, sample, dtype, derive=True), seeds)
+    assert replayed.replays == 1, _name(op, sample, f"its gradients were not replayed: {replayed!r}")
+    assert [g is None for g in got] == [g is None for g in want]
+    assert_same_bits(
+        [g for g in got if g is not None], [g for g in want if g is not None],
+        _name(op, sample, f"gradients replayed, {np.dtype(dtype)}"),
+    )  # fmt: skip
+
+
 def check_errors(op: Op) -> None:
     """The entry's bad calls raise what it says, with its text."""
     for args, params, exception, pattern in op.errors:
@@ -560,6 +600,7 @@ CHECKS: dict[str, Callable[[Op, SampleInput], Any]] = {
     "threads": check_threads,
     "isa": check_isa,
     "callers": check_callers,
+    "replay": check_replay,
 }
 
 

@@ -62,6 +62,7 @@ cdef list run_bwd(Node n, list dys, int need):
         if op.save_out & (1 << k):
             xs.append(saved_out(n, k))
     memory = [(<TensorBase>x).storage for x in xs if x is not None]  # as in execute
+    see_all(xs)
     j = fill_bwd_inputs(op, xs, full, arr)
     held = conform(op, arr, j) if op.rows else None
     for k in range(op.n_in):
@@ -323,6 +324,7 @@ cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph)
                 n.inputs = None
                 n.shadows = None
         for y, d in list(hooked.values()):
+            not_recordable("a hook of a tensor")
             for fn in list(y._hooks):
                 g = fn(d)
                 if g is not None:
@@ -367,6 +369,7 @@ cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, dic
 
 
 cdef int run_hooks(Node n, list slot) except -1:
+    not_recordable("a hook of a tensor")
     for k, fns in n.hooks.items():
         if slot[k] is not None:
             for fn in list(fns):
@@ -405,17 +408,22 @@ cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted
             old = leaf_grads.get(id(leaf))
             leaf_grads[id(leaf)] = g if old is None else plus(old, g)
         return 0
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).reads_grad(leaf)
     if leaf._grad is None:
-        leaf._grad = owned(g, leaf)
+        set_grad(leaf, owned(g, leaf))
     elif pn_grad_off and may_add_to(<TensorBase>leaf._grad, g):
         apply(core_op(OP_ACCUMULATE), (g, leaf._grad), _no_params)
     else:
-        leaf._grad = plus(leaf._grad, g)
+        set_grad(leaf, plus(leaf._grad, g))
     return 0
 
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(PyObject *)
+cdef inline int set_grad(TensorBase leaf, object g) except -1:
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).bound[id(leaf)] = leaf
+    leaf._grad = g
+    return 0
 
 
 cdef TensorBase owned(TensorBase g, TensorBase leaf):
@@ -425,6 +433,7 @@ cdef TensorBase owned(TensorBase g, TensorBase leaf):
     cdef bint same = Py_REFCNT(<PyObject *>g.storage) == 1 and Py_REFCNT(<PyObject *>g) <= 2
     if g.node is not None or g.storage is None:
         return g
+    see_all([g])
     pack_like(&leaf.a, &want)
     if same and same_steps(&g.a, &want):
         return g

@@ -257,6 +257,8 @@ cdef class TensorBase:
     @property
     def grad(self):
         """The accumulated gradient, of this tensor's shape; None where there is none yet."""
+        if pn_rec != NULL:
+            (<Recorder>pn_rec).reads_grad(self)
         return self._grad
 
     @grad.setter
@@ -269,7 +271,7 @@ cdef class TensorBase:
             if not same_shape(&g.a, &self.a) or g.a.dtype != self.a.dtype:
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
                                  f"got {g.shape} and {g.dtype}")
-        self._grad = value
+        set_grad(self, value)
 
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
@@ -286,6 +288,8 @@ cdef class TensorBase:
     def numpy(self):
         """A NumPy array on the same memory; read-only where this tensor requires grad."""
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "numpy()")
         cdef bint writable = not (self.leaf_grad or self.node is not None or self.storage.readonly)
         if writable:
             self.storage.exposed = True
@@ -294,6 +298,8 @@ cdef class TensorBase:
     def _writable(self):
         """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
         cdef int d
+        if pn_rec != NULL:
+            host_writes(self, "writable()")
         check_writable(self, "writable")
         for d in range(self.a.ndim):
             if self.a.shape[d] > 1 and self.a.strides[d] == 0:
@@ -309,6 +315,9 @@ cdef class TensorBase:
         """Takes other's memory, dtype and layout in place of its own (Module.double, deepcopy)."""
         if self.node is not None:
             raise RuntimeError("only a leaf can take other memory")
+        if pn_rec != NULL:
+            host_writes(self, "new memory")
+        bump_structure()
         self.storage = other.storage
         self.a = other.a
 
@@ -320,6 +329,8 @@ cdef class TensorBase:
         if size_of(&self.a) != 1:
             raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "item()")
         return read_scalar(&self.a)
 
 
@@ -423,6 +434,8 @@ def check_shape(shape, dtype):
 def from_array(data, dtype=None, str what="data"):
     """A tensor on a copy of data. Python numbers become float32, int64 or bool."""
     cdef bint plain = not isinstance(data, (np.ndarray, np.generic))
+    if pn_rec != NULL:
+        host_data(data, what)
     cdef object arr = readable(data, what)
     cdef TensorBase t = blank()
     if dtype is not None:
@@ -460,6 +473,8 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     cdef char *end
     if not isinstance(arr, np.ndarray):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
+    if pn_rec != NULL:
+        host_data(arr, what)
     if arr.dtype not in _dtype_tags:
         raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
@@ -527,6 +542,8 @@ def set_number(TensorBase x not None, number):
         value = number
     except (TypeError, OverflowError):
         raise type_or_range("set_number: argument 'number'", number) from None
+    if pn_rec != NULL:
+        host_writes(x, "a new value of a hyper-parameter")
     check_writable(x, "set_number")
     if x.a.ndim != 0 or x.a.dtype > PN_F64:
         raise TypeError(f"set_number: expected a 0-d floating tensor, got shape {x.shape} and dtype {x.dtype}")
@@ -550,8 +567,16 @@ cdef int check_writable(TensorBase x, str what) except -1:
     return 0
 
 
+def overwrite(TensorBase x not None, values):
+    """Puts an array's values into x's memory, whatever x is: for those who put back what they took."""
+    np.copyto(to_numpy(x, True), values)
+    x.storage.version = tick()
+
+
 def read_view(TensorBase x not None):
     """A read-only NumPy array on x's memory."""
+    if pn_rec != NULL:
+        host_reads(x, "this")
     return to_numpy(x, False)
 
 

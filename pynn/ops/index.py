@@ -247,7 +247,9 @@ def index_put(x, indices, values, accumulate=False):
 
 
 def _indices(index, what, name):
-    index = index if isinstance(index, Tensor) else Tensor(np.asarray(index))
+    if not isinstance(index, Tensor):
+        _core.note_array(index, what)
+        index = Tensor(np.asarray(index))
     if index.dtype.kind not in "iu":
         raise TypeError(f"{what}: argument '{name}': expected integers, got dtype {index.dtype}")
     return index

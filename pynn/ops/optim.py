@@ -135,7 +135,7 @@ index rises and ends with numbers R, which stand for nothing (see merge_rows). W
 # ---- clipping ------------------------------------------------------------------------------------------
 
 grad_norm_step = ListEffect(
-    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0},
+    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0}, whole=True,
     doc="total = Σ|x|ᵖ over every element of every x, or max|x| for p = ∞; in double, by blocks and a fixed tree.",
 )  # fmt: skip
 
