@@ -12,12 +12,11 @@ import argparse
 import itertools
 import json
 import os
-import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+from turns import Worker, ratio, take_turns, told
 
 WORKLOADS = {  # sizes, batch, optimizer, activation
     "T1": ((784, 256, 128, 10), 64, "Adam", "ReLU"),
@@ -101,40 +100,19 @@ def worker(lib, name, threads):
 
 def compare(name, peers, options):
     """Runs the rounds of one workload; returns the rows of the report."""
-    procs = {}
+    workers = {}
     for lib in ("pynn", *peers):
         python = sys.executable if lib == "pynn" else options.python
-        args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
         env = {**os.environ, "LD_PRELOAD": options.preload} if lib == "torch+mem" else None
-        procs[lib] = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
-    losses = {lib: json.loads(p.stdout.readline()) for lib, p in procs.items()}
+        args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
+        workers[lib] = Worker(args, env)
+    losses = {lib: w.results() for lib, w in workers.items()}
     for lib in peers:
         np.testing.assert_allclose(losses["pynn"], losses[lib], rtol=1e-4)
-
-    def run(lib, n):
-        procs[lib].stdin.write(f"{n}\n")
-        procs[lib].stdin.flush()
-        return float(procs[lib].stdout.readline()) / n
-
-    n = {lib: max(1, int(0.3 / run(lib, 1))) for lib in procs}  # too few where the first step was slow
-    n = {lib: max(2, int(0.3 / run(lib, n[lib]))) for lib in procs}
-    times = {lib: [] for lib in procs}
-    for _ in range(max(5, options.rounds)):
-        for lib in procs:
-            times[lib].append(run(lib, n[lib]))
-    for p in procs.values():
-        p.stdin.close()
-        p.wait()
-    rows = []
-    for lib in peers:
-        ratios = sorted(b / a for a, b in zip(times["pynn"], times[lib]))
-        rows.append({
-            "workload": name, "threads": options.threads, "peer": lib,
-            "pynn_us": statistics.median(times["pynn"]) * 1e6, "peer_us": statistics.median(times[lib]) * 1e6,
-            "ratio": statistics.median(ratios), "lower_quartile": ratios[len(ratios) // 4],
-            "range": [ratios[0], ratios[-1]],
-        })  # fmt: skip
-    return rows
+    times = take_turns(workers, str, max(5, options.rounds))
+    for w in workers.values():
+        w.close()
+    return [{"workload": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
 
 
 def main():
@@ -152,12 +130,7 @@ def main():
     peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:
         for r in compare(name, peers, options):
-            low, high = r["range"]
-            print(
-                f"{r['workload']} {r['threads']} thread(s): pynn {r['pynn_us']:.1f} µs, "
-                f"{r['peer']} {r['peer_us']:.1f} µs, ratio {r['ratio']:.2f} "
-                f"(quartile {r['lower_quartile']:.2f}, range {low:.2f}–{high:.2f})"
-            )
+            print(f"{name} {options.threads} thread(s): {told(r['peer'], r)}")
 
 
 if __name__ == "__main__":

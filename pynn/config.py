@@ -124,7 +124,7 @@ def get_num_threads() -> int:
 
 
 class threads:
-    """A context within which kernels use n threads: `with pynn.threads(1): …`"""
+    """A context within which kernels use n threads, in the whole process: `with pynn.threads(1): …`"""
 
     def __init__(self, n: int):
         self.n = n

@@ -48,11 +48,14 @@ sign = _number("sign", _UNARY, _flat, np.sign, kinks=(0,), doc="y = −1, 0 or 1
 
 
 def _chosen(n, g):
-    """The larger (smaller) operand gets the gradient; at a tie each gets half."""
+    """The larger (smaller) operand gets the gradient; at a tie each gets half, beside a NaN each gets all."""
     a, b = n.ins
-    share = OPS.cast(OPS.gt(a, b) if n.name == "maximum" else OPS.lt(a, b), dtype=g.dtype)
-    share = share + 0.5 * OPS.cast(OPS.eq(a, b), dtype=g.dtype)
-    return g * share if n.need(0) else None, g * (1.0 - share) if n.need(1) else None
+    beaten = OPS.lt if n.name == "maximum" else OPS.gt
+    g = OPS.where(OPS.eq(a, b), 0.5 * g, g)
+    return (
+        OPS.where(beaten(a, b), 0.0, g) if n.need(0) else None,
+        OPS.where(beaten(b, a), 0.0, g) if n.need(1) else None,
+    )
 
 
 def _apart(rng):
@@ -75,7 +78,7 @@ where = Op(
 
 def _compare(name, reference, sign):
     return Op(name, "a[...]:A b[...]:A", "y[...]:b", kernel=name + "_fwd", vjp=_flat, reference=reference, like=True,
-              doc=f"y = a {sign} b, a bool")  # fmt: skip
+              compares=True, doc=f"y = a {sign} b, a bool")  # fmt: skip
 
 
 eq = _compare("eq", np.equal, "=")

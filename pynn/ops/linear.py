@@ -10,16 +10,16 @@ from ..op import OPS, Op
 __all__ = ["Activation", "activated", "activation_of", "linear"]
 
 
-def _back(dy, x, w, _need):
-    """dx = dy·W, dW = dyᵀ·x, db = Σ dy, in products again, so that every further order stays fused."""
-    rows = OPS.reshape(dy, shape=(-1, w.shape[0]) if dy.size else (0, w.shape[0]))
+def _back(g, x, w, need):
+    """dx = g·W, dW = gᵀ·x, db = Σ g, in products again, so that every further order stays fused."""
     dx = dw = db = None
-    if _need & 1:
+    rows = OPS.reshape(g, shape=(-1, w.shape[0]) if g.size else (0, w.shape[0]))
+    if need[0]:
         dx = OPS.reshape(OPS.matmul(rows, w), shape=x.shape)
-    if _need & 2:
+    if need[1]:
         xs = OPS.reshape(x, shape=(rows.shape[0], w.shape[1]))
         dw = OPS.matmul(OPS.permute(rows, axes=(1, 0)), xs)
-    if _need & 4:
+    if need[2]:
         db = OPS.sum_to(rows, shape=(w.shape[0],))
     return dx, dw, db
 
@@ -126,9 +126,9 @@ def _act_formula(x, w, b, activation, p, q, **numbers):
     return act(OPS.linear(x, w, b), **dict(zip(act.par_names, (p, q))))
 
 
-def _act_back(dy, x, w, y, activation, p, q, fwd, bwd, _need):
+def _act_back(dy, x, w, y, activation, p, q, fwd, bwd, need):
     act = OPS[activation]
-    return _back(act.bwd_formula(dy, y, **dict(zip(act.par_names, (p, q)))), x, w, _need)
+    return _back(act.bwd_formula(dy, y, **dict(zip(act.par_names, (p, q)))), x, w, need)
 
 
 def _act_reference(x, w, b, activation, p=0.0, q=0.0):
