@@ -112,13 +112,15 @@ class _LinearAct(Op):
     __slots__ = ()
 
     def __call__(self, *args, activation=None, p=0.0, q=0.0, **params):
+        if params:
+            raise TypeError(f"linear_act: unexpected argument {next(iter(params))!r}; expected activation, p, q")
         if activation is None:
-            return super().__call__(*args, **params)
-        if params or len(args) > 3:
-            return super().__call__(*args, activation=activation, **params)  # which says what is wrong
+            return super().__call__(*args)  # which says what is missing
         names = OPS[activation].par_names if activation in OPS else ()
-        x, w, b = (*args, None, None, None)[:3]
-        return activated(x, w, b, activation_of((activation, dict(zip(names, (p, q))))))
+        act = activation_of((activation, dict(zip(names, (p, q)))))
+        if len(args) > 3:
+            return self._apply(args, act.numbers)  # which counts them
+        return activated(*(*args, None, None, None)[:3], act)
 
 
 def _act_formula(x, w, b, activation, p, q, **numbers):
