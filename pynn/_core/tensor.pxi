@@ -253,6 +253,10 @@ cdef class TensorBase:
                                  f"got {g.shape} and {g.dtype}")
         self._grad = value
 
+    @grad.deleter
+    def grad(self):
+        self._grad = None
+
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
         return bool(is_dense(&self.a))
