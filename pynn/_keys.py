@@ -21,6 +21,7 @@ def _entry(k):
     if isinstance(k, Tensor):
         a = k._array()
     elif isinstance(k, (np.ndarray, list, tuple, range)):
+        _core.note_array(k, "an index")
         a = np.asarray(k)
         if a.size == 0 and not isinstance(k, np.ndarray):
             a = a.astype(np.int64)

@@ -347,8 +347,11 @@ class Effect(Op):
 
     __slots__ = ()
 
-    def __init__(self, name: str, ins: str, writes: str, outs: str = "", **entry):
+    def __init__(self, name: str, ins: str, writes: str, outs: str = "", *, whole: bool = False, **entry):
+        """whole: what it writes does not depend on what was there."""
         super().__init__(name, ins, outs, writes=writes, **entry)
+        if whole:
+            self._set_whole()
 
 
 class ListEffect(Effect):

@@ -29,6 +29,7 @@ class Tensor(_core.TensorBase):
     __slots__ = ()
     __array_ufunc__ = None  # so that array * tensor reaches Tensor.__rmul__
     __hash__ = object.__hash__
+    is_sparse = False  # a pynn.RowGradient is
 
     def __new__(cls, data=None, dtype=None, requires_grad: bool = False):
         if data is None:
@@ -198,7 +199,7 @@ class Tensor(_core.TensorBase):
             twin._rebind(OPS.copy(self.detach()))
             twin.requires_grad = self.requires_grad
             if self.grad is not None:
-                twin.grad = OPS.copy(self.grad.detach())
+                twin.grad = self.grad.detach().clone()
         return memo[id(self)]
 
     def __reduce__(self):

@@ -1,5 +1,6 @@
 """Indexing, gathers and scatters, joining, splitting, moving."""
 
+import re
 import sys
 
 import numpy as np
@@ -162,6 +163,31 @@ def test_a_bad_index_reaches_no_kernel():
     assert _core.alloc_stats()["n_alloc"] == before
 
 
+def nines(*places):
+    """Indices [2, 3, 4] of zeros, but 9 at the places."""
+    idx = np.zeros((2, 3, 4), np.int64)
+    for place in places:
+        idx[place] = 9
+    return Tensor(idx)
+
+
+@pytest.mark.parametrize(
+    ("op", "call", "where"),
+    [
+        ("gather_along", lambda: OPS.gather_along(pynn.zeros(2, 5, 4), nines((1, 2, 3))), "got 9 at idx[1, 2, 3]"),
+        ("scatter_along", lambda: OPS.scatter_along(pynn.zeros(2, 3, 4), nines((1, 2, 3)), rows=5),
+         "got 9 at idx[1, 2, 3]"),
+        ("unslice step", lambda: OPS.unslice(pynn.zeros(2, 3), Tensor([[0, 0], [1, 7]]), shape=(5, 6)),
+         "got 7 at place[1, 1]"),
+        ("unslice begin", lambda: OPS.unslice(pynn.zeros(2, 3), Tensor([[0, -3], [1, 1]]), shape=(5, 6)),
+         "got -3 at place[0, 1]"),
+    ],
+)  # fmt: skip
+def test_an_error_tells_where_the_bad_index_is(op, call, where):
+    with pytest.raises(IndexError, match=re.escape(where)):
+        call()
+
+
 def test_setitem():
     x = pynn.zeros(3, 4)
     version = x._version
@@ -259,7 +285,6 @@ FUNCTIONS = {
     "mask": lambda x: x[Tensor(numbered(3, 2) % 2 == 0)],
     "gather": lambda x: pynn.gather(x[:, 0], 0, IDX),
     "take_along_dim": lambda x: pynn.take_along_dim(x, Tensor([[[0]], [[1]], [[0]]]), 1),
-    "embedding": lambda x: index.embedding(IDX, x[:, 0]),
     "index_put": lambda x: pynn.index_put(x, ([0, 1, 0], 1), x[0, 0]),
     "cat": lambda x: pynn.cat([x, x[:, :1], x], 1),
     "stack": lambda x: pynn.stack([x, x * 2], -1),
@@ -331,21 +356,6 @@ def test_gather_is_torchs():
         OPS.scatter_along(pynn.ones(1, 2, 3), spread, rows=4)
     with pytest.raises(TypeError, match="gather: argument 'index': expected integers, got dtype float32"):
         pynn.gather(Tensor(a), 1, pynn.ones(3, 4, 5))
-
-
-def test_embedding():
-    w = Tensor(numbered(5, 3), requires_grad=True)
-    i = Tensor([[1, 4, 1], [0, 0, 1]])
-    y = index.embedding(i, w, padding_idx=-1)
-    np.testing.assert_array_equal(y.detach().numpy(), numbered(5, 3)[i.numpy()])
-    (g,) = pynn.grad(y.sum(), w)
-    np.testing.assert_array_equal(g.numpy()[:, 0], [2, 3, 0, 0, 0])
-    assert index.embedding(pynn.zeros(0, 2, dtype="i8"), w).shape == (0, 2, 3)
-    text = r"embedding: index 5 at input\[1, 0\] is out of bounds for dimension 0 of size 5$"
-    with pytest.raises(IndexError, match=text):
-        index.embedding(Tensor([[1, 0], [5, -7]]), w)
-    with pytest.raises(ValueError, match="padding_idx"):
-        index.embedding(i, w, padding_idx=5)
 
 
 def test_one_hot():

@@ -498,19 +498,25 @@ def test_hyper_parameters_must_be_numbers(cls, name):
 
 def test_errors_of_list_effects():
     x, y = leaves([[1.0, 2.0], [3.0]], "float32")
-    lr = pynn.tensor(0.1, np.float64)
+    lr, one = pynn.tensor(0.1, np.float64), pynn.tensor(1.0)
     with pytest.raises(RuntimeError, match=r"sgd_step: a leaf that requires grad .*no_grad"):
-        OPS.sgd_step(lr, [(x.detach(), x, None, None)])
+        OPS.sgd_step(lr, one, [(x.detach(), x, None, None)])
     with pynn.no_grad():
         cases = [
-            ((lr, [(y, x, None, None)]), {}, ValueError, r"sgd_step: argument 'g_list': expected shape \(2,\)"),
-            ((lr, [(x.detach().double(), x, None, None)]), {}, ValueError, "dtype float32, got .* float64"),
-            ((x, [(x, x, None, None)]), {}, ValueError, "argument 'lr': expected a 0-d floating tensor"),
-            ((lr, [(None, x, None, None)]), {}, TypeError, "'g_list': expected a Tensor, got None"),
-            ((lr, [(x, x)]), {}, TypeError, "expected rows of 4 tensors, got 2"),
-            (([(x, x, None, None)],), {}, TypeError, "expected 1 single tensors, got 0"),
-            ((lr, [(x, x, None, None)]), {"speed": 1}, TypeError, "expected single tensors, rows and momentum.*speed"),
-            ((lr, [(x, pynn.tensor([1, 2]), None, None)]), {}, TypeError, "'p_list': expected a floating dtype"),
+            ((lr, one, [(y, x, None, None)]), {}, ValueError, r"sgd_step: argument 'g_list': expected shape \(2,\)"),
+            ((lr, one, [(x.detach().double(), x, None, None)]), {}, ValueError, "dtype float32, got .* float64"),
+            ((x, one, [(x, x, None, None)]), {}, ValueError, "argument 'lr': expected a 0-d floating tensor"),
+            ((lr, one, [(None, x, None, None)]), {}, TypeError, "'g_list': expected a Tensor, got None"),
+            ((lr, one, [(x, x)]), {}, TypeError, "expected rows of 4 tensors, got 2"),
+            ((lr, x, [(x, x, None, None)]), {}, ValueError, "argument 'scale': expected a 0-d floating tensor"),
+            (([(x, x, None, None)],), {}, TypeError, "expected 2 single tensors, got 0"),
+            (
+                (lr, one, [(x, x, None, None)]),
+                {"speed": 1},
+                TypeError,
+                "expected single tensors, rows and momentum.*speed",
+            ),
+            ((lr, one, [(x, pynn.tensor([1, 2]), None, None)]), {}, TypeError, "'p_list': expected a floating dtype"),
         ]
         for args, params, error, text in cases:
             with pytest.raises(error, match=text):
@@ -518,7 +524,7 @@ def test_errors_of_list_effects():
         frozen = np.ones(2, np.float32)
         frozen.flags.writeable = False
         with pytest.raises(ValueError, match="sgd_step: the tensor's memory is read-only"):
-            OPS.sgd_step(lr, [(x, pynn.from_numpy(frozen), None, None)])
+            OPS.sgd_step(lr, one, [(x, pynn.from_numpy(frozen), None, None)])
     assert x.tolist() == [1.0, 2.0]
 
 

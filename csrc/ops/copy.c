@@ -4,7 +4,10 @@
  * zeros    y[i] = 0
  * unslice  y = 0; y[begin + i*step] = x[i]: the adjoint of slicing. place[2,ndim] = begin, step
  *
- * The dimensions are merged as in pn_each.h; a row is copied whole where it is contiguous.
+ * The dimensions are merged as in pn_each.h; a row is copied whole where it is contiguous. Where x and y
+ * are contiguous along different dimensions, as in a transpose, squares of SIDE x SIDE elements go
+ * through a buffer: read along the one, turned in 4 x 4 pieces, written along the other, so that every
+ * cache line is moved once whatever the strides.
  * A float out of an integer's range becomes the nearest integer that fits, NaN becomes 0.
  */
 #include <string.h>
@@ -14,6 +17,13 @@
 #if PN_KIND == PN_any
 
 #define CHUNK 32768
+#ifdef __clang__
+#define TURN32(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define TURN64 TURN32
+#else
+#define TURN32(a, b, ...) __builtin_shuffle(a, b, (four32){__VA_ARGS__})
+#define TURN64(a, b, ...) __builtin_shuffle(a, b, (two64){__VA_ARGS__})
+#endif
 
 typedef struct nest {
     int ndim, from, to;
@@ -139,8 +149,131 @@ static void copy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     }
 }
 
+/* ---- transposes ---------------------------------------------------------------------------------- */
+
+#define SIDE 32
+
+typedef uint32_t four32 __attribute__((vector_size(16), aligned(4), may_alias));
+typedef uint64_t two64 __attribute__((vector_size(16), aligned(8), may_alias));
+
+/* y[j, i] = s[i, j] for i < n, j < m; y's rows are step apart. s is SIDE wide, and full up to a multiple of 4. */
+static void turn32(const uint32_t *s, uint32_t *y, int64_t step, int64_t n, int64_t m) {
+    for (int64_t j = 0; j < m; j += 4)
+        for (int64_t i = 0; i < n; i += 4) {
+            const uint32_t *p = s + i * SIDE + j;
+            four32 a = *(const four32 *)p, b = *(const four32 *)(p + SIDE),
+                   c = *(const four32 *)(p + 2 * SIDE), d = *(const four32 *)(p + 3 * SIDE);
+            four32 ab0 = TURN32(a, b, 0, 4, 1, 5), ab1 = TURN32(a, b, 2, 6, 3, 7),
+                   cd0 = TURN32(c, d, 0, 4, 1, 5), cd1 = TURN32(c, d, 2, 6, 3, 7);
+            four32 row[4] = {TURN32(ab0, cd0, 0, 1, 4, 5), TURN32(ab0, cd0, 2, 3, 6, 7),
+                             TURN32(ab1, cd1, 0, 1, 4, 5), TURN32(ab1, cd1, 2, 3, 6, 7)};
+            for (int64_t k = 0; k < 4 && j + k < m; k++) {
+                uint32_t *to = y + (j + k) * step + i;
+                if (i + 4 <= n)
+                    *(four32 *)to = row[k];
+                else
+                    memcpy(to, &row[k], (size_t)(n - i) * sizeof *to);
+            }
+        }
+}
+
+static void turn64(const uint64_t *s, uint64_t *y, int64_t step, int64_t n, int64_t m) {
+    for (int64_t j = 0; j < m; j += 2)
+        for (int64_t i = 0; i < n; i += 2) {
+            const uint64_t *p = s + i * SIDE + j;
+            two64 a = *(const two64 *)p, b = *(const two64 *)(p + SIDE);
+            two64 row[2] = {TURN64(a, b, 0, 2), TURN64(a, b, 1, 3)};
+            for (int64_t k = 0; k < 2 && j + k < m; k++) {
+                uint64_t *to = y + (j + k) * step + i;
+                if (i + 2 <= n)
+                    *(two64 *)to = row[k];
+                else
+                    *to = row[k][0];
+            }
+        }
+}
+
+static void turn8(const uint8_t *s, uint8_t *y, int64_t step, int64_t n, int64_t m) {
+    for (int64_t j = 0; j < m; j++)
+        for (int64_t i = 0; i < n; i++) y[j * step + i] = s[i * SIDE + j];
+}
+
+/* The dimension along which x is contiguous where y is along its last; -1: no transpose of one dtype. */
+static int turned(const nest *t) {
+    int last = t->ndim - 1;
+    if (!t->x || t->from != t->to || t->ys[last] != 1 || t->xs[last] == 1 || t->shape[last] < 4)
+        return -1;
+    for (int d = 0; d < last; d++)
+        if (t->xs[d] == 1 && t->shape[d] >= 4) return d;
+    return -1;
+}
+
+typedef struct square {
+    int64_t x, y, n, m; /* where it begins; its sizes along y's and x's contiguous dimensions */
+} square;
+
+/* The squares of each place in the other dimensions follow one another. */
+static square square_at(const nest *t, int d, int64_t q) {
+    int last = t->ndim - 1;
+    int64_t N = t->shape[last], M = t->shape[d], across = pn_ceil_div(N, SIDE);
+    int64_t down = pn_ceil_div(M, SIDE), i = q % across * SIDE, j = q / across % down * SIDE;
+    square s = {i * t->xs[last] + j, i + j * t->ys[d], pn_min(SIDE, N - i), pn_min(SIDE, M - j)};
+    q = q / across / down;
+    for (int e = last - 1; e >= 0; e--) {
+        if (e == d) continue;
+        s.x += q % t->shape[e] * t->xs[e], s.y += q % t->shape[e] * t->ys[e];
+        q /= t->shape[e];
+    }
+    return s;
+}
+
+/* Fetches what the next square reads and writes: its rows are no stream that the hardware would see. */
+static void fetch_square(const nest *t, int d, const square *s) {
+    int64_t size = itemsize[t->to], xs = t->xs[t->ndim - 1];
+    for (int64_t k = 0; k < s->n; k++)
+        for (int64_t b = 0; b < s->m * size; b += PN_ALIGN)
+            __builtin_prefetch(t->x + (s->x + k * xs) * size + b, 0);
+    for (int64_t k = 0; k < s->m; k++)
+        for (int64_t b = 0; b < s->n * size; b += PN_ALIGN)
+            __builtin_prefetch(t->y + (s->y + k * t->ys[d]) * size + b, 1);
+}
+
+static void turn_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const nest *t = arg;
+    int d = turned(t);
+    int64_t size = itemsize[t->to], step = t->ys[d], xs = t->xs[t->ndim - 1];
+    int64_t q = chunk * t->grain, end = pn_min(t->total, q + t->grain);
+    uint64_t buffer[SIDE * SIDE] = {0}; /* read up to a multiple of 4, whatever of it was filled */
+    square s = square_at(t, d, q), next = s;
+    (void)c, (void)worker;
+    for (; q < end; q++, s = next) {
+        char *y = t->y + s.y * size;
+        for (int64_t k = 0; k < s.n; k++)
+            memcpy((char *)buffer + k * SIDE * size, t->x + (s.x + k * xs) * size,
+                   (size_t)(s.m * size));
+        if (q + 1 < end) {
+            next = square_at(t, d, q + 1);
+            fetch_square(t, d, &next);
+        }
+        if (size == 4)
+            turn32((const uint32_t *)buffer, (uint32_t *)y, step, s.n, s.m);
+        else if (size == 8)
+            turn64(buffer, (uint64_t *)y, step, s.n, s.m);
+        else
+            turn8((const uint8_t *)buffer, (uint8_t *)y, step, s.n, s.m);
+    }
+}
+
 static void copy(pn_call *c, const pn_array *x, const pn_array *y) {
     nest t = merged(x, y);
+    int d = turned(&t);
+    if (d >= 0) {
+        int64_t n = t.shape[t.ndim - 1], m = t.shape[d];
+        t.total = t.total / (n * m) * pn_ceil_div(n, SIDE) * pn_ceil_div(m, SIDE);
+        t.grain = pn_max(1, pn_grain(CHUNK) / (SIDE * SIDE));
+        pn_for(c, pn_ceil_div(t.total, t.grain), turn_chunk, &t);
+        return;
+    }
     t.grain = pn_grain(CHUNK);
     pn_for(c, pn_ceil_div(t.total, t.grain), copy_chunk, &t);
 }

@@ -13,52 +13,12 @@
  * A chunk of a scatter owns rows and columns of y, reads all indices, and adds what falls to it in the
  * order of occurrence: the sums do not depend on the number of threads. An index out of range is an error.
  */
-#include <string.h>
-
-#include "pn_kernel.h"
+#include "pn_index.h"
 #if PN_FLOAT
 #include "pn_each.h"
 #endif
 
-#define CHUNK 32768 /* elements a chunk */
-#define IDX 1       /* the place of idx among the arguments of all four */
-
-#ifndef PN_EACH_H
-static inline int64_t pn_itemsize(int dtype) {
-    static const int8_t size[PN_NDTYPE] = {4, 8, 8, 4, 1, 1};
-    return size[dtype];
-}
-#endif
-
-/* The leading dimensions of an array, counted through as rows. */
-typedef struct rows {
-    const pn_array *a;
-    int ndim, flat; /* flat: row n begins at n * step */
-    int64_t step;
-} rows;
-
-static inline rows rows_of(const pn_array *a, int ndim) {
-    rows r = {.a = a, .ndim = ndim, .flat = 1};
-    int64_t size = 0;
-    for (int d = ndim - 1; d >= 0; d--) {
-        if (a->shape[d] == 1) continue;
-        if (size == 0)
-            r.step = a->strides[d], size = a->shape[d];
-        else if (a->strides[d] == r.step * size)
-            size *= a->shape[d];
-        else
-            r.flat = 0;
-    }
-    return r;
-}
-
-static inline int64_t row_at(const rows *r, int64_t n) {
-    int64_t off = 0;
-    if (r->flat) return n * r->step;
-    for (int d = r->ndim - 1; d >= 0; d--)
-        off += n % r->a->shape[d] * r->a->strides[d], n /= r->a->shape[d];
-    return off;
-}
+#define IDX 1 /* the place of idx among the arguments of all four */
 
 typedef struct job {
     const pn_array *x, *y; /* from, to */
@@ -75,20 +35,9 @@ static inline const int64_t *index_row(const job *j, int64_t row) {
 
 #if PN_KIND == PN_any
 
-static inline void copy_run(char *to, const char *from, int64_t step, int64_t n, int64_t size) {
-    if (step == 1 && n > 1)
-        memcpy(to, from, (size_t)(n * size));
-    else if (size == 4)
-        for (int64_t i = 0; i < n; i++) ((uint32_t *)to)[i] = ((const uint32_t *)from)[i * step];
-    else if (size == 8)
-        for (int64_t i = 0; i < n; i++) ((uint64_t *)to)[i] = ((const uint64_t *)from)[i * step];
-    else
-        for (int64_t i = 0; i < n; i++) to[i] = from[i * step];
-}
-
 static void gather_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *j = arg;
-    int64_t size = pn_itemsize(j->x->dtype), lo = chunk * j->grain,
+    int64_t size = item_size(j->x->dtype), lo = chunk * j->grain,
             hi = pn_min(j->B * j->N, lo + j->grain);
     int64_t run = j->ic == 0 ? j->C : 1; /* elements that share an index */
     (void)worker;
@@ -113,17 +62,8 @@ static void gather(pn_call *c, job *j) {
 }
 
 PN_FN(gather_rows_fwd) {
-    const pn_array *x = ARG(gather_rows_fwd, x), *idx = ARG(gather_rows_fwd, idx);
-    job j = {.x = x,
-             .y = ARG(gather_rows_fwd, y),
-             .idx = rows_of(idx, idx->ndim),
-             .xs = {0, x->strides[0], x->strides[1]},
-             .B = 1,
-             .per = 1,
-             .N = pn_size(idx),
-             .R = x->shape[0],
-             .C = x->shape[1]};
-    gather(c, &j);
+    pick_rows(c, ARG(gather_rows_fwd, x), ARG(gather_rows_fwd, idx), IDX, ARG(gather_rows_fwd, y),
+              PAR(gather_rows_fwd, skip).i);
 }
 
 PN_FN(gather_along_fwd) {
@@ -153,7 +93,7 @@ typedef struct joint {
 static void cat_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const joint *j = arg;
     const pn_array *y = ARG(cat_fwd, y);
-    int64_t size = pn_itemsize(y->dtype), M = j->start[CAT_MAX];
+    int64_t size = item_size(y->dtype), M = j->start[CAT_MAX];
     int64_t lo = chunk * j->grain, hi = pn_min(j->rows, lo + j->grain);
     (void)worker;
     for (int64_t n; lo < hi; lo += n) {
@@ -248,17 +188,17 @@ static void scatter(pn_call *c, job *j) {
 PN_FN(scatter_add_fwd) {
     const pn_array *g = ARG(scatter_add_fwd, g), *idx = ARG(scatter_add_fwd, idx),
                    *y = ARG(scatter_add_fwd, y);
-    job j = {.y = y,
-             .idx = rows_of(idx, idx->ndim),
-             .g = rows_of(g, g->ndim - 1),
-             .gc = g->strides[g->ndim - 1],
-             .B = 1,
-             .per = 1,
-             .N = pn_size(idx),
-             .R = y->shape[0],
-             .C = y->shape[1]};
-    scatter(c, &j);
+    fold f = {.x = rows_of(g, g->ndim - 1),
+              .to = rows_of(idx, idx->ndim),
+              .to_place = IDX,
+              .N = pn_size(idx),
+              .R = y->shape[0],
+              .C = y->shape[1],
+              .xc = g->strides[g->ndim - 1],
+              .skip_to = PAR(scatter_add_fwd, skip).i};
+    fold_rows(c, &f, y, ARG(scatter_add_fwd, scratch)->data);
 }
+PN_SCRATCH_FN(scatter_add_fwd) { return fold_scratch(pn_size(ARG(scatter_add_fwd, idx))); }
 
 PN_FN(scatter_along_fwd) {
     const pn_array *g = ARG(scatter_along_fwd, g), *idx = ARG(scatter_along_fwd, idx),

@@ -7,8 +7,8 @@
  *         p -= lr / (1 - beta1^t) m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
  * grad_norm, grad_scale, grad_clamp    sum |x|^p;  x *= min(1, max_norm / (norm + 1e-6));  clamp(x)
  *
- * A call's arguments are a few single tensors, then rows of equally many: for Adam lr, then
- * (g, p, m, v, x, t) for each parameter. The large members of a row share one dense order of memory, so
+ * A call's arguments are a few single tensors, then rows of equally many: for Adam lr and scale, which
+ * g is multiplied by first (clipping to a norm), then (g, p, m, v, x, t) for each parameter. The large members of a row share one dense order of memory, so
  * that n elements are what a kernel sees; lr and the step count t are 0-d and float64 or float32. The
  * kernel counts t up after the pass. What depends on t is computed in double.
  *
@@ -27,6 +27,8 @@
 #define UNIT 64 /* elements, so that pieces start on whole vectors */
 #define BLOCK 1024 /* elements whose powers are summed in one go */
 #define MARKS 64
+#define FAR (4 << 20) /* bytes of one column from which on a step is bound by memory */
+#define AHEAD 256 /* elements that it fetches ahead */
 
 typedef struct list {
     const pn_array *rows; /* [n_rows, width] */
@@ -100,9 +102,23 @@ static void count_steps(const list *l, int column) {
 enum { SGD_G, SGD_P, SGD_B, SGD_T, SGD_WIDTH };
 
 typedef struct sgd {
-    V sign, lr, decay, momentum, damp; /* damp = 1 - tau */
-    int has_decay, nesterov;
+    V sign, lr, decay, momentum, damp; /* sign carries scale; damp = 1 - tau */
+    int has_decay, has_momentum, nesterov;
 } sgd;
+
+static sgd sgd_of(const pn_value *par, double lr, double scale) {
+    double decay = par[PNP_sgd_step_weight_decay].f;
+    return (sgd){
+        .sign = pn_set1((T)(par[PNP_sgd_step_maximize].i ? -scale : scale)),
+        .lr = pn_set1((T)lr),
+        .decay = pn_set1((T)decay),
+        .momentum = pn_set1((T)par[PNP_sgd_step_momentum].f),
+        .damp = pn_set1((T)(1 - par[PNP_sgd_step_dampening].f)),
+        .has_decay = decay != 0,
+        .has_momentum = par[PNP_sgd_step_momentum].f != 0,
+        .nesterov = (int)par[PNP_sgd_step_nesterov].i,
+    };
+}
 
 /* The new p; b, where there is one, is updated. */
 PN_INLINE V sgd_vec(const sgd *s, V g, V p, V *b, int first) {
@@ -115,56 +131,34 @@ PN_INLINE V sgd_vec(const sgd *s, V g, V p, V *b, int first) {
     return pn_fnma(s->lr, g, p);
 }
 
-static void sgd_plain(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
-    const sgd *s = l->how;
-    const T *g = row[SGD_G].data;
-    T *p = row[SGD_P].data;
-    (void)base;
-    for (; i + PN_VL <= hi; i += PN_VL)
+/* n elements; b may be absent */
+static void sgd_run(const sgd *s, const T *g, T *p, T *b, int64_t n, int first) {
+    int64_t i = 0;
+    for (; !b && i + PN_VL <= n; i += PN_VL)
         pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
-    if (i < hi) {
-        V new = sgd_vec(s, pn_load_part(g + i, hi - i, 0), pn_load_part(p + i, hi - i, 0), NULL, 0);
-        pn_store_part(p + i, new, hi - i);
+    for (; i < n; i += PN_VL) {
+        int64_t m = n - i;
+        V now = pn_load_part(p + i, m, 0), buf = b ? pn_load_part(b + i, m, 0) : now;
+        now = sgd_vec(s, pn_load_part(g + i, m, 0), now, b ? &buf : NULL, first);
+        pn_store_part(p + i, now, m);
+        if (b) pn_store_part(b + i, buf, m);
     }
 }
 
-static void sgd_momentum(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
+static void sgd_span(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
     const sgd *s = l->how;
-    const T *g = row[SGD_G].data;
-    T *p = row[SGD_P].data, *b = row[SGD_B].data;
-    int first = number(&row[SGD_T]) == 0;
+    T *b = s->has_momentum ? row[SGD_B].data : NULL;
     (void)base;
-    for (; i + PN_VL <= hi; i += PN_VL) {
-        V buf = pn_load(b + i);
-        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), &buf, first));
-        pn_store(b + i, buf);
-    }
-    if (i < hi) {
-        int64_t n = hi - i;
-        V buf = pn_load_part(b + i, n, 0);
-        pn_store_part(p + i,
-                      sgd_vec(s, pn_load_part(g + i, n, 0), pn_load_part(p + i, n, 0), &buf, first),
-                      n);
-        pn_store_part(b + i, buf, n);
-    }
+    sgd_run(s, (const T *)row[SGD_G].data + i, (T *)row[SGD_P].data + i, b ? b + i : NULL, hi - i,
+            b && number(&row[SGD_T]) == 0);
 }
 
 PN_FN(sgd_step) {
-    double momentum = PAR(sgd_step, momentum).f, decay = PAR(sgd_step, weight_decay).f;
-    sgd s = {
-        .sign = pn_set1(PAR(sgd_step, maximize).i ? -1 : 1),
-        .lr = pn_set1((T)number(ARG(sgd_step, lr))),
-        .decay = pn_set1((T)decay),
-        .momentum = pn_set1((T)momentum),
-        .damp = pn_set1((T)(1 - PAR(sgd_step, dampening).f)),
-        .has_decay = decay != 0,
-        .nesterov = (int)PAR(sgd_step, nesterov).i,
-    };
-    list l = list_of(c, 1, SGD_WIDTH, SGD_P, 0, UNIT);
-    l.how = &s;
-    l.span = momentum != 0 ? sgd_momentum : sgd_plain;
+    sgd s = sgd_of(c->par, number(ARG(sgd_step, lr)), number(ARG(sgd_step, scale)));
+    list l = list_of(c, 2, SGD_WIDTH, SGD_P, 0, UNIT);
+    l.how = &s, l.span = sgd_span;
     list_run(c, &l);
-    if (momentum != 0) count_steps(&l, SGD_T);
+    if (s.has_momentum) count_steps(&l, SGD_T);
 }
 
 /* ---- Adam --------------------------------------------------------------------------------------- */
@@ -175,8 +169,33 @@ typedef struct adam {
     double beta1, beta2, lr;
     double t, bias1, bias2; /* the first row's count, which is most rows', and 1 - beta^(t + 1) */
     V sign, decay, keep, beta1_v, new1, beta2_v, new2, eps; /* keep = 1 - lr wd, new = 1 - beta */
-    int l2, lerp_from_g;
+    int l2, lerp_from_g, amsgrad, far; /* far: the list is larger than caches */
 } adam;
+
+static adam adam_of(const pn_value *par, double lr, double scale, double t) {
+    double beta1 = par[PNP_adam_step_beta1].f, beta2 = par[PNP_adam_step_beta2].f;
+    double decay = par[PNP_adam_step_weight_decay].f;
+    int64_t decoupled = par[PNP_adam_step_decoupled].i;
+    return (adam){
+        .beta1 = beta1,
+        .beta2 = beta2,
+        .lr = lr,
+        .t = t,
+        .bias1 = 1 - pow(beta1, t + 1),
+        .bias2 = 1 - pow(beta2, t + 1),
+        .sign = pn_set1((T)(par[PNP_adam_step_maximize].i ? -scale : scale)),
+        .decay = pn_set1((T)decay),
+        .keep = pn_set1((T)(decoupled ? 1 - lr * decay : 1)),
+        .beta1_v = pn_set1((T)beta1),
+        .new1 = pn_set1((T)(1 - beta1)),
+        .beta2_v = pn_set1((T)beta2),
+        .new2 = pn_set1((T)(1 - beta2)),
+        .eps = pn_set1((T)par[PNP_adam_step_eps].f),
+        .l2 = !decoupled && decay != 0,
+        .amsgrad = (int)par[PNP_adam_step_amsgrad].i,
+        .lerp_from_g = beta1 <= 0.5, /* from the nearer end: exact at beta1 = 0 */
+    };
+}
 
 /* The new p; m, v and, where it is, x are updated. size = lr / bias1, unbias = 1 / sqrt(bias2). */
 PN_INLINE V adam_vec(const adam *s, V g, V p, V *m, V *v, V *x, V size, V unbias) {
@@ -191,65 +210,162 @@ PN_INLINE V adam_vec(const adam *s, V g, V p, V *m, V *v, V *x, V size, V unbias
     return pn_fnma(size, *m / d, p * s->keep);
 }
 
-#define ADAM_SPAN(name, use_x)                                                                     \
-    static void name(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {    \
-        const adam *s = l->how;                                                                    \
-        const T *gp = row[ADAM_G].data;                                                            \
-        T *pp = row[ADAM_P].data, *mp = row[ADAM_M].data, *vp = row[ADAM_V].data;                  \
-        T *xp = use_x ? row[ADAM_X].data : vp;                                                     \
-        double t = number(&row[ADAM_T]);                                                           \
-        double bias1 = t == s->t ? s->bias1 : 1 - pow(s->beta1, t + 1);                            \
-        double bias2 = t == s->t ? s->bias2 : 1 - pow(s->beta2, t + 1);                            \
-        V size = pn_set1((T)(s->lr / bias1)), unbias = pn_set1((T)(1 / sqrt(bias2))), m, v, x;     \
-        (void)base;                                                                                \
-        for (; i + PN_VL <= hi; i += PN_VL) {                                                      \
-            m = pn_load(mp + i), v = pn_load(vp + i), x = pn_load(xp + i);                         \
-            V p = adam_vec(s, pn_load(gp + i), pn_load(pp + i), &m, &v, use_x ? &x : NULL, size,   \
-                           unbias);                                                                \
-            pn_store(pp + i, p), pn_store(mp + i, m), pn_store(vp + i, v);                         \
-            if (use_x) pn_store(xp + i, x);                                                        \
-        }                                                                                          \
-        if (i < hi) {                                                                              \
-            int64_t n = hi - i;                                                                    \
-            V g = pn_load_part(gp + i, n, 0), p = pn_load_part(pp + i, n, 0);                      \
-            m = pn_load_part(mp + i, n, 0), v = pn_load_part(vp + i, n, 0),                        \
-            x = pn_load_part(xp + i, n, 0);                                                        \
-            p = adam_vec(s, g, p, &m, &v, use_x ? &x : NULL, size, unbias);                        \
-            pn_store_part(pp + i, p, n), pn_store_part(mp + i, m, n), pn_store_part(vp + i, v, n); \
-            if (use_x) pn_store_part(xp + i, x, n);                                                \
-        }                                                                                          \
+/* n elements in step t + 1; has_x and far are constants of each of its copies below */
+PN_INLINE void adam_loop(const adam *how, const T *gp, T *pp, T *mp, T *vp, T *xp, int64_t n,
+                         double t, int has_x, int far) {
+    const adam copy = *how, *s = &copy; /* in registers: a store to p cannot change it */
+    double bias1 = t == s->t ? s->bias1 : 1 - pow(s->beta1, t + 1);
+    double bias2 = t == s->t ? s->bias2 : 1 - pow(s->beta2, t + 1);
+    V size = pn_set1((T)(s->lr / bias1)), unbias = pn_set1((T)(1 / sqrt(bias2))), g, p, m, v, x;
+    int64_t i = 0;
+    for (; i + PN_VL <= n; i += PN_VL) {
+        if (far) { /* the hardware's own fetching ends with each page */
+            __builtin_prefetch(gp + i + AHEAD), __builtin_prefetch(pp + i + AHEAD);
+            __builtin_prefetch(mp + i + AHEAD), __builtin_prefetch(vp + i + AHEAD);
+        }
+        m = pn_load(mp + i), v = pn_load(vp + i);
+        if (has_x) x = pn_load(xp + i);
+        p = adam_vec(s, pn_load(gp + i), pn_load(pp + i), &m, &v, has_x ? &x : NULL, size, unbias);
+        pn_store(pp + i, p), pn_store(mp + i, m), pn_store(vp + i, v);
+        if (has_x) pn_store(xp + i, x);
     }
-ADAM_SPAN(adam_span, 0)
-ADAM_SPAN(amsgrad_span, 1)
+    if (i < n) {
+        int64_t k = n - i;
+        g = pn_load_part(gp + i, k, 0), p = pn_load_part(pp + i, k, 0);
+        m = pn_load_part(mp + i, k, 0), v = pn_load_part(vp + i, k, 0);
+        if (has_x) x = pn_load_part(xp + i, k, 0);
+        p = adam_vec(s, g, p, &m, &v, has_x ? &x : NULL, size, unbias);
+        pn_store_part(pp + i, p, k), pn_store_part(mp + i, m, k), pn_store_part(vp + i, v, k);
+        if (has_x) pn_store_part(xp + i, x, k);
+    }
+}
+
+static void adam_run(const adam *s, const T *g, T *p, T *m, T *v, T *x, int64_t n, double t) {
+    if (x)
+        adam_loop(s, g, p, m, v, x, n, t, 1, 0);
+    else if (s->far)
+        adam_loop(s, g, p, m, v, NULL, n, t, 0, 1);
+    else
+        adam_loop(s, g, p, m, v, NULL, n, t, 0, 0);
+}
+
+static void adam_span(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
+    const adam *s = l->how;
+    T *x = s->amsgrad ? row[ADAM_X].data : NULL;
+    (void)base;
+    adam_run(s, (const T *)row[ADAM_G].data + i, (T *)row[ADAM_P].data + i,
+             (T *)row[ADAM_M].data + i, (T *)row[ADAM_V].data + i, x ? x + i : NULL, hi - i,
+             number(&row[ADAM_T]));
+}
 
 PN_FN(adam_step) {
-    double lr = number(ARG(adam_step, lr)), decay = PAR(adam_step, weight_decay).f;
-    double beta1 = PAR(adam_step, beta1).f, beta2 = PAR(adam_step, beta2).f;
-    int64_t decoupled = PAR(adam_step, decoupled).i;
-    list l = list_of(c, 1, ADAM_WIDTH, ADAM_P, 0, UNIT);
-    double t = number(&l.rows[ADAM_T]);
-    adam s = {
-        .beta1 = beta1,
-        .beta2 = beta2,
-        .lr = lr,
-        .t = t,
-        .bias1 = 1 - pow(beta1, t + 1),
-        .bias2 = 1 - pow(beta2, t + 1),
-        .sign = pn_set1(PAR(adam_step, maximize).i ? -1 : 1),
-        .decay = pn_set1((T)decay),
-        .keep = pn_set1((T)(decoupled ? 1 - lr * decay : 1)),
-        .beta1_v = pn_set1((T)beta1),
-        .new1 = pn_set1((T)(1 - beta1)),
-        .beta2_v = pn_set1((T)beta2),
-        .new2 = pn_set1((T)(1 - beta2)),
-        .eps = pn_set1((T)PAR(adam_step, eps).f),
-        .l2 = !decoupled && decay != 0,
-        .lerp_from_g = beta1 <= 0.5, /* from the nearer end: exact at beta1 = 0 */
-    };
-    l.how = &s;
-    l.span = PAR(adam_step, amsgrad).i ? amsgrad_span : adam_span;
+    list l = list_of(c, 2, ADAM_WIDTH, ADAM_P, 0, UNIT);
+    adam s = adam_of(c->par, number(ARG(adam_step, lr)), number(ARG(adam_step, scale)),
+                     number(&l.rows[ADAM_T]));
+    s.far = l.total * (int64_t)sizeof(T) > FAR;
+    l.how = &s, l.span = adam_span;
     list_run(c, &l);
     count_steps(&l, ADAM_T);
+}
+
+/* ---- the same steps for those rows of a table that a gradient names -------------------------------
+ * index rises and ends with numbers R, which stand for nothing; p and its state are [R, C]. */
+
+typedef struct table {
+    const T *g;
+    const int64_t *index;
+    T *p, *a, *b, *x; /* a, b, x: momentum, or m, v and the largest v */
+    int64_t n, R, C, grain;
+    double t;
+    const void *how;
+} table;
+
+/* How many rows index names; 0, and an error, where it is not as said above. */
+static int64_t named_rows(pn_call *c, const pn_array *index, int place, int64_t R) {
+    const int64_t *r = index->data;
+    int64_t n = 0;
+    for (int64_t k = 0; k < index->shape[0]; k++) {
+        if (r[k] < 0 || r[k] > R || (k > 0 && r[k] <= r[k - 1] && r[k] < R)) {
+            pn_fail(c, PN_E_VALUE, place, k, (double)r[k]);
+            return 0;
+        }
+        n += r[k] < R;
+    }
+    return n;
+}
+
+/* Fetches the row that is some rows ahead: rows lie anywhere. */
+static inline void fetch_row(const table *t, int64_t k) {
+    int64_t r = t->index[pn_min(k, t->n - 1)], at = r * t->C;
+    if (r < 0 || r >= t->R) return;
+    for (int64_t i = 0; i < pn_min(t->C, 128); i += PN_ALIGN / (int64_t)sizeof(T)) {
+        __builtin_prefetch(t->p + at + i);
+        if (t->a) __builtin_prefetch(t->a + at + i);
+        if (t->b) __builtin_prefetch(t->b + at + i);
+    }
+}
+
+#define TABLE_CHUNK(name, run)                                                                     \
+    static void name(pn_call *c, void *arg, int64_t chunk, int worker) {                           \
+        const table *t = arg;                                                                      \
+        (void)c, (void)worker;                                                                     \
+        for (int64_t k = chunk * t->grain; k < pn_min(t->n, (chunk + 1) * t->grain); k++) {        \
+            int64_t r = t->index[k], at = r * t->C;                                                \
+            const T *g = t->g + k * t->C;                                                          \
+            T *p = t->p + at;                                                                      \
+            if (r < 0 || r >= t->R) continue; /* checked; another thread may write since */        \
+            fetch_row(t, k + 4);                                                                   \
+            run;                                                                                   \
+        }                                                                                          \
+    }
+TABLE_CHUNK(sgd_rows, sgd_run(t->how, g, p, t->a ? t->a + at : NULL, t->C, t->t == 0))
+TABLE_CHUNK(adam_rows,
+            adam_run(t->how, g, p, t->a + at, t->b + at, t->x ? t->x + at : NULL, t->C, t->t))
+
+static void table_run(pn_call *c, table *t, pn_body body) {
+    t->grain = pn_max(1, pn_grain(CHUNK) / pn_max(1, t->C));
+    pn_for(c, pn_ceil_div(t->n, t->grain), body, t);
+}
+
+_Static_assert((int)PNP_sgd_rows_step_maximize == (int)PNP_sgd_step_maximize, "sgd_of reads both");
+PN_FN(sgd_rows_step) {
+    const pn_array *p = ARG(sgd_rows_step, p), *steps = ARG(sgd_rows_step, step);
+    sgd s = sgd_of(c->par, number(ARG(sgd_rows_step, lr)), number(ARG(sgd_rows_step, scale)));
+    table t = {.g = ARG(sgd_rows_step, g)->data,
+               .index = ARG(sgd_rows_step, index)->data,
+               .p = p->data,
+               .n = named_rows(c, ARG(sgd_rows_step, index), PNA_sgd_rows_step_index, p->shape[0]),
+               .R = p->shape[0],
+               .C = p->shape[1],
+               .how = &s};
+    if (c->err.code != PN_OK) return;
+    if (s.has_momentum) t.a = ARG(sgd_rows_step, buffer)->data, t.t = number(steps);
+    table_run(c, &t, sgd_rows);
+    if (t.a) set_number(steps, t.t + 1);
+}
+
+_Static_assert((int)PNP_adam_rows_step_maximize == (int)PNP_adam_step_maximize,
+               "adam_of reads both");
+PN_FN(adam_rows_step) {
+    const pn_array *p = ARG(adam_rows_step, p), *steps = ARG(adam_rows_step, step);
+    table t = {.g = ARG(adam_rows_step, g)->data,
+               .index = ARG(adam_rows_step, index)->data,
+               .p = p->data,
+               .a = ARG(adam_rows_step, m)->data,
+               .b = ARG(adam_rows_step, v)->data,
+               .n =
+                   named_rows(c, ARG(adam_rows_step, index), PNA_adam_rows_step_index, p->shape[0]),
+               .R = p->shape[0],
+               .C = p->shape[1],
+               .t = number(steps)};
+    if (c->err.code != PN_OK) return;
+    adam s =
+        adam_of(c->par, number(ARG(adam_rows_step, lr)), number(ARG(adam_rows_step, scale)), t.t);
+    if (PAR(adam_rows_step, scaled_eps).i) s.eps = s.eps / pn_set1((T)sqrt(s.bias2));
+    if (s.amsgrad) t.x = ARG(adam_rows_step, vmax)->data;
+    t.how = &s;
+    table_run(c, &t, adam_rows);
+    set_number(steps, t.t + 1);
 }
 
 /* ---- gradients: their norm, scaling, clamping ---------------------------------------------------- */
@@ -264,21 +380,41 @@ static double join(double p, double a, double b) {
     return a != a ? a : b != b ? b : a > b ? a : b;
 }
 
+/* Squares are added up in double, of f32 exactly; lane l of the k-th vector in sum k % 4. */
+static void block_squares(const T *x, int64_t n, double *lane) {
+#if PN_KIND == PN_f32
+    VD s[8] = {{0}};
+#define SQUARE(k, v)                                                                               \
+    VD lo##k = pn_widen_lo(v), hi##k = pn_widen_hi(v);                                             \
+    s[2 * (k)] = pn_fma_d(lo##k, lo##k, s[2 * (k)]);                                               \
+    s[2 * (k) + 1] = pn_fma_d(hi##k, hi##k, s[2 * (k) + 1]);
+    enum { WIDE = 2 };
+#else
+    VD s[4] = {{0}};
+#define SQUARE(k, v) s[k] = pn_fma(v, v, s[k]);
+    enum { WIDE = 1 };
+#endif
+    int64_t i = 0;
+    for (; i + 4 * PN_VL <= n; i += 4 * PN_VL) {
+        V a = pn_load(x + i), b = pn_load(x + i + PN_VL), c = pn_load(x + i + 2 * PN_VL),
+          d = pn_load(x + i + 3 * PN_VL);
+        __builtin_prefetch(x + i + 2 * BLOCK), __builtin_prefetch(x + i + 2 * BLOCK + 2 * PN_VL);
+        SQUARE(0, a) SQUARE(1, b) SQUARE(2, c) SQUARE(3, d)
+    }
+    for (; i < n; i += PN_VL) {
+        V a = pn_load_part(x + i, n - i, 0);
+        SQUARE(0, a)
+    }
+    for (int k = 0; k < WIDE; k++)
+        s[k] = (s[k] + s[k + WIDE]) + (s[k + 2 * WIDE] + s[k + 3 * WIDE]);
+    memcpy(lane, s, PN_VL * sizeof *lane);
+}
+
 /* sum |x|^p of a block, or max |x|; lane by lane, then the lanes by a fixed tree */
 static double block_power(double p, const T *x, int64_t n) {
     double lane[PN_VL] = {0};
     if (p == 2) {
-        VD s[sizeof(T) == 4 ? 2 : 1] = {{0}};
-        for (int64_t i = 0; i < n; i += PN_VL) {
-            V v = pn_load_part(x + i, n - i, 0);
-#if PN_KIND == PN_f32
-            VD lo = pn_widen_lo(v), hi = pn_widen_hi(v);
-            s[0] += lo * lo, s[1] += hi * hi;
-#else
-            s[0] += v * v;
-#endif
-        }
-        memcpy(lane, s, sizeof s);
+        block_squares(x, n, lane);
     } else {
         for (int64_t i = 0; i < n; i++) {
             double a = fabs((double)x[i]);

@@ -42,6 +42,8 @@ cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
     if op.n_fixed < op.n_in:
         raise TypeError(f"{op.name}: an effect over lists of tensors takes rows")
     for k in range(op.n_in - op.n_write, op.n_in):
+        if k < len(args) and args[k] is None and op.spec[k].optional:
+            continue
         if k >= len(args) or xs[k] is not args[k]:
             raise TypeError(f"{op.name}: argument '{op.in_names[k]}' is written: expected a Tensor of dtype "
                             f"{_dtypes[(<TensorBase>xs[k]).a.dtype] if xs[k] is not None else 'its own'}, got "
@@ -66,6 +68,8 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             if x.storage is None and op is not core_op(OP_ZEROS):
                 check_values(x)
             memory.append(x.storage)  # another thread may give x other memory while the kernel runs
+            if pn_rec != NULL:
+                (<Recorder>pn_rec).see_tensor(x)
             arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
@@ -81,11 +85,12 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
         total += size_of(&x.a)
     if op.rows:
         held = conform(op, arr, op.n_in - op.n_write)
-    if total > 0 or op.n_out == 0:
+    if total > 0 or op.n_out == 0 or has_indices(op, arr):
         launch(op, arr, op.n_in + op.n_out, params, dtype, &dims, total)
     if op.n_write:
         for k in range(op.n_in - op.n_write, op.n_in):
-            (<TensorBase>xs[k]).storage.version = tick()
+            if xs[k] is not None:
+                (<TensorBase>xs[k]).storage.version = tick()
         if op.n_out == 0:
             return None
     elif not pn_grad_off and wants_grad(op, xs):
@@ -93,10 +98,30 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     return outs[0] if op.n_out == 1 else tuple(outs)
 
 
+cdef bint has_indices(OpBase op, const pn_array *arr) noexcept:
+    """Whether there are indices to be checked, be the outputs empty or not."""
+    cdef int k
+    for k in range(op.n_in):
+        if op.spec[k].bound >= 0 and arr[k].dtype != PN_NONE and size_of(&arr[k]) > 0:
+            return True
+    return False
+
+
+cdef inline int see_all(list xs) except -1:
+    """Enters what xs hold in the recording, if there is one."""
+    if pn_rec != NULL:
+        for x in xs:
+            if x is not None:
+                (<Recorder>pn_rec).see((<TensorBase>x).storage)
+    return 0
+
+
 cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
     cdef TensorBase x
     cdef int k
     for k in range(op.n_in - op.n_write, op.n_in):
+        if xs[k] is None:
+            continue
         x = xs[k]
         check_writable(x, op.name)
         if not same_shape(&x.a, &arr[k]):
@@ -116,7 +141,8 @@ cdef list separate(OpBase op, tuple xs, pn_array *arr):
     cdef int k, w
     for w in range(op.n_in - op.n_write, op.n_in):
         for k in range(op.n_in - op.n_write):
-            if (xs[k] is not None and share_memory((<TensorBase>xs[k]).storage, (<TensorBase>xs[w]).storage)
+            if (xs[k] is not None and xs[w] is not None
+                    and share_memory((<TensorBase>xs[k]).storage, (<TensorBase>xs[w]).storage)
                     and not same_places(&arr[k], &arr[w])):
                 t = dense_copy(&arr[k])
                 arr[k] = t.a
@@ -259,12 +285,33 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
             scratch = new_storage(need)
             arr[n_arg].data = scratch.data
         c.n_arg += 1
-    run_kernel(fn, &c, call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0)
+    cdef double cost = call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0
+    if pn_rec != NULL and op.n_write:
+        (<Recorder>pn_rec).before(op, arr, c.n_arg)
+    run_kernel(fn, &c, cost)
     if c.err.code != PN_OK:
         kernel_error(op, &c, dims)
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).write(op, fn, &c, <int>len(op.par_names), cost, dims)
     if pn_anomaly:
         check_finite(op, &arr[op.n_in], n_arg - op.n_in)
     return 0
+
+
+def flops_of(OpBase op, tuple xs, dict params, int64_t n_out):
+    """The entry's flops for op(*xs, **params), whose first output has n_out elements; xs may have None."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
+    cdef int k
+    if len(xs) != op.n_in:
+        raise TypeError(f"flops_of: expected the {op.n_in} arguments of {op.name}, got {len(xs)}")
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
+        else:
+            arr[k] = (<TensorBase?>xs[k]).a
+    match_inputs(op, arr, merged(op, params), &dims)
+    return count_flops(op, &dims, n_out)
 
 
 cdef inline void run_kernel(pn_fn fn, pn_call *c, double cost) noexcept:
@@ -294,6 +341,7 @@ cdef int launch_python(OpBase op, const pn_array *arr, dict params) except -1:
     It works on copies, so that an array that it keeps never looks at memory that was given back.
     """
     cdef int k
+    not_recordable(f"'{op.name}' has a kernel written in Python")
     cdef list ins = [private_array(&arr[k], True) for k in range(op.n_in)]
     cdef list outs = [private_array(&arr[op.n_in + k], False) for k in range(op.n_out)]
     op.py_kernel(outs, ins, **params)
@@ -339,6 +387,8 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     else:
         reshape_target(&x.a, sizes_in(op, params, "shape"), &y.a)
         if not reshaped(&x.a, &y.a):
+            if pn_rec != NULL:
+                (<Recorder>pn_rec).see(x.storage)
             dense = dense_copy(&x.a)
             reshaped(&dense.a, &y.a)
     if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
@@ -347,219 +397,3 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
     return y
-
-
-# ---- effects over lists of tensors ---------------------------------------------------------------
-
-cdef extern from "stdlib.h" nogil:
-    void *malloc(size_t)
-    void free(void *)
-
-
-cdef class ListCall:
-    """The arrays of one call of a list effect: the single tensors, then the rows of one floating dtype."""
-    cdef pn_array *arr           # room for every row and for scratch
-    cdef int64_t n_arg, n_row, size
-    cdef list held, back, written
-
-    def __dealloc__(self):
-        free(self.arr)
-
-
-def run_list(OpBase op not None, tuple fixed not None, rows, dict params not None):
-    """Runs a list effect on every row in one call, or in two where rows of both floating dtypes occur.
-
-    fixed holds the entry's single tensors in the entry's order, a row (a tuple) those whose names end in
-    `_list`: 0-d ones for state that counts, and large ones of one shape and dtype. The kernel gets
-    these in one dense order of memory, that of the first one written; what lies otherwise goes through
-    a copy, and back. Everything is checked before anything is written.
-    """
-    cdef int lead = lead_column(op), needed = needed_columns(op, params), dtype
-    cdef list calls = [None, None]
-    cdef TensorBase head
-    cdef object row
-    if op.n_in == op.n_fixed or op.kernel_id < 0:
-        raise TypeError(f"{op.name}: expected an effect over lists of tensors")
-    if len(fixed) != op.n_fixed:
-        raise TypeError(f"{op.name}: expected {op.n_fixed} single tensors, got {len(fixed)}")
-    rows = tuple(rows)  # a list of the caller's may change while this runs
-    for row in rows:
-        if not isinstance(row, tuple) or len(<tuple>row) != op.n_in - op.n_fixed:
-            raise TypeError(f"{op.name}: expected rows of {op.n_in - op.n_fixed} tensors, got "
-                            f"{len(row) if isinstance(row, tuple) else type(row).__name__}")
-        head = member_of(op, op.list_order[op.n_fixed + lead], <object>PyTuple_GET_ITEM(row, lead))
-        if head.a.dtype > PN_F64:
-            raise TypeError(f"{op.name}: argument '{op.in_names[op.list_order[op.n_fixed + lead]]}': "
-                            f"expected a floating dtype, got {head.dtype}")
-        dtype = head.a.dtype
-        if calls[dtype] is None:
-            calls[dtype] = start_list(op, fixed, len(rows))
-        put_row(op, <ListCall>calls[dtype], <tuple>row, head, needed)
-    for dtype in range(2):
-        if calls[dtype] is not None:
-            launch_list(op, <ListCall>calls[dtype], params, dtype)
-
-
-cdef int needed_columns(OpBase op, dict params) except -1:
-    """Bit mask of the optional inputs that these parameters ask for."""
-    cdef int k, mask = 0
-    for k, name in op.needs:
-        if params[name]:
-            mask |= 1 << k
-    return mask
-
-
-cdef TensorBase member_of(OpBase op, int k, object t):
-    if not isinstance(t, TensorBase):
-        raise TypeError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, got {type(t).__name__}")
-    check_values(<TensorBase>t)
-    return <TensorBase>t
-
-
-cdef inline bint is_written(OpBase op, int k) noexcept:
-    return k >= op.n_in - op.n_write
-
-
-cdef int lead_column(OpBase op) noexcept:
-    """The column whose tensors set shape, dtype and layout of their rows: the first one written, or the first."""
-    cdef int j
-    for j in range(op.n_in - op.n_fixed):
-        if is_written(op, op.list_order[op.n_fixed + j]):
-            return j
-    return 0
-
-
-cdef ListCall start_list(OpBase op, tuple fixed, int64_t n_rows):
-    """A call that holds the single tensors, with room for the rows."""
-    cdef ListCall call = ListCall.__new__(ListCall)
-    cdef int j, k
-    call.held, call.back, call.written = [], [], []
-    call.arr = <pn_array *>malloc((op.n_fixed + n_rows * (op.n_in - op.n_fixed) + 1) * sizeof(pn_array))
-    if call.arr == NULL:
-        raise MemoryError(f"{op.name}: out of memory")
-    for j in range(op.n_fixed):
-        k = op.list_order[j]
-        put_number(op, k, member_of(op, k, fixed[j]), &call.arr[j], call.held)
-        if is_written(op, k):
-            call.written.append((<TensorBase>fixed[j]).storage)
-    call.n_arg = op.n_fixed
-    return call
-
-
-cdef int put_row(OpBase op, ListCall call, tuple row, TensorBase head, int needed) except -1:
-    """Adds a row, whose tensors are of head's shape and dtype."""
-    cdef pn_array want
-    cdef int j, k
-    cdef object member
-    pack_like(&head.a, &want)
-    for j in range(op.n_in - op.n_fixed):
-        k = op.list_order[op.n_fixed + j]
-        member = <object>PyTuple_GET_ITEM(row, j)
-        if member is None and needed & (1 << k):
-            raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, which "
-                             f"{' and '.join([p for i, p in op.needs if i == k])} asks for, got None")
-        put_member(op, k, member, &want, &call.arr[call.n_arg], call.held, call.back)
-        call.n_arg += 1
-        if is_written(op, k) and member is not None:
-            call.written.append((<TensorBase>member).storage)
-    call.n_row += 1
-    call.size += size_of(&want)
-    return 0
-
-
-cdef int launch_list(OpBase op, ListCall call, dict params, int dtype) except -1:
-    """Runs the kernel on the rows, and marks what it wrote."""
-    cdef int width = op.n_in - op.n_fixed, j
-    cdef int64_t i
-    cdef TensorBase head
-    cdef Storage s
-    launch_rows(op, call.arr, call.n_arg, params, dtype, call.size)
-    for head, copy in call.back:
-        copy_into(&(<TensorBase>copy).a, &head.a)
-    for s in call.written:
-        s.version = tick()
-    if pn_anomaly:
-        for i in range(call.n_row):
-            for j in range(width):
-                if is_written(op, op.list_order[op.n_fixed + j]):
-                    check_finite(op, &call.arr[op.n_fixed + i * width + j], 1)
-    return 0
-
-
-cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int dtype, int64_t n) except -1:
-    """Runs the kernel on arr, which has room for scratch behind its n_arg arrays."""
-    cdef pn_call c
-    cdef pn_value[12] par
-    cdef Storage scratch
-    cdef int64_t need
-    fill_params(op, params, par)
-    memset(&c.err, 0, sizeof(pn_error))
-    c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
-    if op.has_scratch:
-        need = pn_kernel_scratch(op.kernel_id, dtype)(&c)
-        scratch = new_storage(need)
-        memset(&arr[n_arg], 0, sizeof(pn_array))
-        arr[n_arg].dtype = PN_U8
-        arr[n_arg].data = scratch.data
-        c.n_arg += 1
-    run_kernel(pn_kernel_fn(op.kernel_id, dtype), &c, call_cost(op, NULL, arr, n_arg, n))
-    if c.err.code != PN_OK:
-        raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
-    return 0
-
-
-cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to, list held) except -1:
-    """t, a 0-d floating tensor, as argument k."""
-    if t.a.ndim != 0 or t.a.dtype > PN_F64:
-        raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected a 0-d floating tensor, "
-                         f"got shape {t.shape} and dtype {t.dtype}")
-    if is_written(op, k):
-        check_writable(t, op.name)
-    held.append(t.storage)
-    to[0] = t.a
-    return 0
-
-
-cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_array *to,
-                    list held, list back) except -1:
-    """A member of a row as the kernel may see it: where it does not lie as `want` says, a copy."""
-    cdef TensorBase t, copy
-    if member is None:
-        if not op.spec[k].optional:
-            raise TypeError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, got None")
-        to.dtype = PN_NONE
-        to.data = NULL
-        to.ndim = 0
-        return 0
-    t = member_of(op, k, member)
-    if op.spec[k].n_dims == 0 and op.spec[k].ell < 0:
-        return put_number(op, k, t, to, held)
-    if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
-        raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
-                         f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
-    if is_written(op, k):
-        check_writable(t, op.name)
-    if same_steps(&t.a, want):
-        held.append(t.storage)
-        to[0] = t.a
-        return 0
-    copy = blank()
-    copy.a = want[0]
-    allocate(copy)
-    copy_into(&t.a, &copy.a)
-    to[0] = copy.a
-    held.append(copy)
-    if is_written(op, k):
-        check_distinct(op, k, t)
-        back.append((t, copy))
-    return 0
-
-
-cdef int check_distinct(OpBase op, int k, TensorBase t) except -1:
-    """Raises where several elements of what is written share one place in memory."""
-    cdef int d
-    for d in range(t.a.ndim):
-        if t.a.shape[d] > 1 and t.a.strides[d] == 0:
-            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written, and dimension {d} of its shape "
-                             f"{t.shape} repeats the same memory; use x.clone()")
-    return 0

@@ -62,6 +62,7 @@ cdef list run_bwd(Node n, list dys, int need):
         if op.save_out & (1 << k):
             xs.append(saved_out(n, k))
     memory = [(<TensorBase>x).storage for x in xs if x is not None]  # as in execute
+    see_all(xs)
     j = fill_bwd_inputs(op, xs, full, arr)
     held = conform(op, arr, j) if op.rows else None
     for k in range(op.n_in):
@@ -271,12 +272,19 @@ cdef TensorBase fitted(TensorBase g, TensorBase x):
     return g
 
 
+cdef object plus(TensorBase a, TensorBase b):
+    """The sum of two gradients. One without memory is by rows."""
+    if a.storage is None or b.storage is None:
+        return row_sum(a, b)
+    return apply(core_op(OP_ADD), (a, b), _no_params)
+
+
 cdef int add_to_slot(dict slots, Node n, int k, TensorBase g) except -1:
     cdef list slot = slots.get(n)
     if slot is None:
         slot = [None] * n.n_out
         slots[n] = slot
-    slot[k] = g if slot[k] is None else apply(core_op(OP_ADD), (slot[k], g), _no_params)
+    slot[k] = g if slot[k] is None else plus(slot[k], g)
     return 0
 
 
@@ -316,6 +324,7 @@ cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph)
                 n.inputs = None
                 n.shadows = None
         for y, d in list(hooked.values()):
+            not_recordable("a hook of a tensor")
             for fn in list(y._hooks):
                 g = fn(d)
                 if g is not None:
@@ -360,6 +369,7 @@ cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, dic
 
 
 cdef int run_hooks(Node n, list slot) except -1:
+    not_recordable("a hook of a tensor")
     for k, fns in n.hooks.items():
         if slot[k] is not None:
             for fn in list(fns):
@@ -379,6 +389,11 @@ cdef object replaced(TensorBase g, object new):
     return new
 
 
+cdef bint may_add_to(TensorBase grad, TensorBase g) noexcept:
+    """Whether g may be added to grad in place."""
+    return grad.storage is not None and g.storage is not None and grad.node is None and not grad.storage.readonly
+
+
 cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted, dict hooked) except -1:
     """Adds g to a leaf's share: to leaf.grad, or to leaf_grads where a walk returns gradients.
 
@@ -386,27 +401,29 @@ cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted
     """
     if hooked is not None and leaf._hooks:
         old = hooked.get(id(leaf))
-        hooked[id(leaf)] = (leaf, g if old is None else apply(core_op(OP_ADD), (old[1], g), _no_params))
+        hooked[id(leaf)] = (leaf, g if old is None else plus(old[1], g))
         return 0
     if wanted is not None:
         if id(leaf) in wanted.leaves:
             old = leaf_grads.get(id(leaf))
-            leaf_grads[id(leaf)] = g if old is None else apply(core_op(OP_ADD), (old, g), _no_params)
+            leaf_grads[id(leaf)] = g if old is None else plus(old, g)
         return 0
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).reads_grad(leaf)
     if leaf._grad is None:
-        leaf._grad = owned(g, leaf)
-    elif pn_grad_off:
-        if (<TensorBase>leaf._grad).node is None and not (<TensorBase>leaf._grad).storage.readonly:
-            apply(core_op(OP_ACCUMULATE), (g, leaf._grad), _no_params)
-        else:
-            leaf._grad = apply(core_op(OP_ADD), (leaf._grad, g), _no_params)
+        set_grad(leaf, owned(g, leaf))
+    elif pn_grad_off and may_add_to(<TensorBase>leaf._grad, g):
+        apply(core_op(OP_ACCUMULATE), (g, leaf._grad), _no_params)
     else:
-        leaf._grad = apply(core_op(OP_ADD), (leaf._grad, g), _no_params)
+        set_grad(leaf, plus(leaf._grad, g))
     return 0
 
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(PyObject *)
+cdef inline int set_grad(TensorBase leaf, object g) except -1:
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).bound[id(leaf)] = leaf
+    leaf._grad = g
+    return 0
 
 
 cdef TensorBase owned(TensorBase g, TensorBase leaf):
@@ -414,8 +431,9 @@ cdef TensorBase owned(TensorBase g, TensorBase leaf):
     cdef TensorBase t
     cdef pn_array want
     cdef bint same = Py_REFCNT(<PyObject *>g.storage) == 1 and Py_REFCNT(<PyObject *>g) <= 2
-    if g.node is not None:
+    if g.node is not None or g.storage is None:
         return g
+    see_all([g])
     pack_like(&leaf.a, &want)
     if same and same_steps(&g.a, &want):
         return g

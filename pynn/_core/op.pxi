@@ -43,6 +43,7 @@ cdef class OpBase:
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
     cdef public bint compares       # a comparison of two inputs: their order alone matters
+    cdef readonly bint whole        # an effect that writes its tensors whole, without a look at what they held
     cdef readonly bytes par_kinds
     cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
@@ -133,6 +134,9 @@ cdef class OpBase:
         self.save_out = save_out
         self.view_kind = VIEW_KINDS[view] if view else NO_VIEW
 
+    def _set_whole(self):
+        self.whole = True
+
     def _set_bwd(self, OpBase bwd not None):
         self.bwd = bwd
         bwd.fwd = self
@@ -146,6 +150,10 @@ cdef class OpBase:
 
     def __call__(self, *args, **params):
         return apply(self, args, merged(self, params))
+
+    def _apply(self, tuple args, dict params):
+        """The call with every parameter given; params is kept and must not change."""
+        return apply(self, args, params)
 
     def __repr__(self):
         return f"<op {self.name}>"

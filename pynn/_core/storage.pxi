@@ -37,8 +37,12 @@ cdef class Storage:
     cdef readonly bint borrowed
     cdef readonly bint readonly
     cdef readonly bint exposed  # a writable view is outside: its version says nothing any more
+    cdef int64_t rec            # the recorder under which it was made, and its buffer there; 0: none
+    cdef int buf
 
     def __dealloc__(self):
+        if self.rec != 0:
+            storage_dies(self)
         if not self.borrowed and self.data != NULL:
             pn_free(self.data, self.nbytes)
 
@@ -73,6 +77,8 @@ cdef Storage new_storage(int64_t nbytes):
     s.data = p
     s.nbytes = nbytes
     s.version = tick()
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).made(s)
     return s
 
 

@@ -2,12 +2,28 @@
 
 cdef object TensorType = None  # pynn.Tensor, once tensor.py has defined it
 cdef tuple _no_args = ()
+cdef object row_sum = None     # adds gradients of which one is by rows; see pynn/sparse.py
 
 
 def set_tensor_type(cls):
     """Names the class of which apply() makes its results."""
     global TensorType
     TensorType = cls
+
+
+def set_row_sum(fn):
+    """Names the function that adds two gradients of which one is by rows."""
+    global row_sum
+    row_sum = fn
+
+
+def without_values(cls, shape, dtype):
+    """A tensor of class cls that has a shape and a dtype but no memory: a gradient by rows."""
+    cdef TensorBase t = <TensorBase>tensor_new(TensorBase, cls, _no_args)
+    t.a.dtype = dtype_tag(dtype)
+    set_shape(&t.a, shape)
+    dense_strides(&t.a)
+    return t
 
 
 cdef inline TensorBase blank():
@@ -113,6 +129,8 @@ cdef inline bint same_steps(const pn_array *a, const pn_array *b) noexcept nogil
 cdef int check_values(TensorBase x) except -1:
     """Raises for a tensor that holds no memory: Tensor() without data, or an input that an op did not save."""
     if x.storage is None:
+        if row_sum is not None and hasattr(x, "_no_values"):
+            raise TypeError(x._no_values)
         raise RuntimeError(f"a tensor of shape {x.shape} without values: either Tensor() without data, or an input "
                            "of a node whose entry does not name it in `saves`")
     return 0
@@ -239,6 +257,8 @@ cdef class TensorBase:
     @property
     def grad(self):
         """The accumulated gradient, of this tensor's shape; None where there is none yet."""
+        if pn_rec != NULL:
+            (<Recorder>pn_rec).reads_grad(self)
         return self._grad
 
     @grad.setter
@@ -251,7 +271,7 @@ cdef class TensorBase:
             if not same_shape(&g.a, &self.a) or g.a.dtype != self.a.dtype:
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
                                  f"got {g.shape} and {g.dtype}")
-        self._grad = value
+        set_grad(self, value)
 
     @grad.deleter
     def grad(self):
@@ -272,6 +292,8 @@ cdef class TensorBase:
     def numpy(self):
         """A NumPy array on the same memory; read-only where this tensor requires grad."""
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "numpy()")
         cdef bint writable = not (self.leaf_grad or self.node is not None or self.storage.readonly)
         if writable:
             self.storage.exposed = True
@@ -280,6 +302,8 @@ cdef class TensorBase:
     def _writable(self):
         """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
         cdef int d
+        if pn_rec != NULL:
+            host_writes(self, "writable()")
         check_writable(self, "writable")
         for d in range(self.a.ndim):
             if self.a.shape[d] > 1 and self.a.strides[d] == 0:
@@ -295,6 +319,9 @@ cdef class TensorBase:
         """Takes other's memory, dtype and layout in place of its own (Module.double, deepcopy)."""
         if self.node is not None:
             raise RuntimeError("only a leaf can take other memory")
+        if pn_rec != NULL:
+            host_writes(self, "new memory")
+        bump_structure()
         self.storage = other.storage
         self.a = other.a
 
@@ -306,6 +333,8 @@ cdef class TensorBase:
         if size_of(&self.a) != 1:
             raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "item()")
         return read_scalar(&self.a)
 
 
@@ -409,6 +438,8 @@ def check_shape(shape, dtype):
 def from_array(data, dtype=None, str what="data"):
     """A tensor on a copy of data. Python numbers become float32, int64 or bool."""
     cdef bint plain = not isinstance(data, (np.ndarray, np.generic))
+    if pn_rec != NULL:
+        host_data(data, what)
     cdef object arr = readable(data, what)
     cdef TensorBase t = blank()
     if dtype is not None:
@@ -427,15 +458,6 @@ def from_array(data, dtype=None, str what="data"):
     return t
 
 
-cdef int fits_in(int dtype, object arr, str what) except -1:
-    """Python's integers do not wrap around silently."""
-    low, high = np.iinfo(_dtypes[dtype]).min, np.iinfo(_dtypes[dtype]).max
-    for v in (arr.min(), arr.max()):
-        if not low <= v <= high:
-            raise OverflowError(f"{what}: expected {low} <= value <= {high} for dtype {_dtypes[dtype]}, got {v}")
-    return 0
-
-
 def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
@@ -446,6 +468,8 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     cdef char *end
     if not isinstance(arr, np.ndarray):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
+    if pn_rec != NULL:
+        host_data(arr, what)
     if arr.dtype not in _dtype_tags:
         raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
@@ -513,6 +537,8 @@ def set_number(TensorBase x not None, number):
         value = number
     except (TypeError, OverflowError):
         raise type_or_range("set_number: argument 'number'", number) from None
+    if pn_rec != NULL:
+        host_writes(x, "a new value of a hyper-parameter")
     check_writable(x, "set_number")
     if x.a.ndim != 0 or x.a.dtype > PN_F64:
         raise TypeError(f"set_number: expected a 0-d floating tensor, got shape {x.shape} and dtype {x.dtype}")
@@ -536,8 +562,16 @@ cdef int check_writable(TensorBase x, str what) except -1:
     return 0
 
 
+def overwrite(TensorBase x not None, values):
+    """Puts an array's values into x's memory, whatever x is: for those who put back what they took."""
+    np.copyto(to_numpy(x, True), values)
+    x.storage.version = tick()
+
+
 def read_view(TensorBase x not None):
     """A read-only NumPy array on x's memory."""
+    if pn_rec != NULL:
+        host_reads(x, "this")
     return to_numpy(x, False)
 
 

@@ -23,6 +23,8 @@ from .activation import (
 )
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .dropout import Dropout
+from .embedding import Embedding, EmbeddingBag
+from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
 from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .module import Module, Parameter

@@ -18,6 +18,8 @@ from ..ops.activation import (
 )
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
+from ..ops.embedding import embedding, embedding_bag
+from ..ops.layer_norm import layer_norm, rms_norm
 from ..ops.linear import linear
 from ..ops.losses import (
     binary_cross_entropy,
@@ -34,11 +36,14 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "elu",
+    "embedding",
+    "embedding_bag",
     "gelu",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
@@ -48,6 +53,7 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "rms_norm",
     "selu",
     "sigmoid",
     "silu",

@@ -10,32 +10,19 @@ import numpy as np
 from .. import _core
 from ..autograd import no_grad
 from ..op import OPS
+from ..ops.optim import gradients, total_norm
 from ..tensor import Tensor, tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
 
 def _grads(parameters: Tensor | Iterable[Tensor], what: str) -> list[Tensor]:
-    """The gradients of those parameters that have one."""
+    """The gradients of those parameters that have one; of gradients by rows the rows."""
     parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
     for p in parameters:
         if not isinstance(p, Tensor):
             raise TypeError(f"{what}: argument 'parameters': expected Tensors, got {type(p).__name__}")
-    return [p.grad for p in parameters if p.grad is not None]
-
-
-def _total_norm(grads: list[Tensor], p: float) -> Tensor:
-    """The p-norm of all elements of all gradients, a 0-d float64 tensor."""
-    total = None
-    for dtype in sorted({g.dtype for g in grads}, key=str):
-        part = _core.empty((), np.float64)
-        _core.run_list(OPS.grad_norm_step, (part,), [(g,) for g in grads if g.dtype == dtype], {"p": p})
-        if total is not None:
-            part = OPS.maximum(total, part) if math.isinf(p) else OPS.add(total, part)
-        total = part
-    if p == 2:
-        return OPS.sqrt(total)
-    return total if p == 1 or math.isinf(p) else OPS.pow(total, 1 / p)
+    return gradients(parameters)
 
 
 @no_grad()
@@ -48,6 +35,7 @@ def clip_grad_norm_(
     """Scales the gradients of all parameters so that their common norm is at most max_norm.
 
     g ← g·min(1, max_norm/(norm + 1e-6)), norm = (Σ|g|ᵖ)^(1/p) over every element of every gradient.
+    optimizer.step(max_norm=…) makes the same step without the pass that scales.
 
     Args:
         parameters: a Tensor or several; those without a gradient are skipped.
@@ -71,7 +59,7 @@ def clip_grad_norm_(
         raise ValueError(f"clip_grad_norm_: argument 'max_norm': expected a number >= 0, got {max_norm}")
     if not grads:
         return tensor(0.0)
-    norm = _total_norm(grads, p)
+    norm = total_norm(grads, p)
     if error_if_nonfinite and not math.isfinite(norm.item()):
         raise RuntimeError(
             f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "

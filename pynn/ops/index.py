@@ -14,23 +14,24 @@ from ..op import OPS, Op
 from ..tensor import Tensor, axis_of, from_numpy
 
 __all__ = [
-    "cat", "chunk", "clamp", "cumsum", "embedding", "flip", "gather", "getitem", "index_put", "one_hot", "pad", "roll",
+    "cat", "chunk", "clamp", "cumsum", "flip", "gather", "getitem", "index_put", "one_hot", "pad", "roll",
     "split", "stack", "take_along_dim", "where",
 ]  # fmt: skip
 
 # ---- the ops ---------------------------------------------------------------------------------------
 
 
-def _scatter_reference(g, idx, rows):
+def _scatter_reference(g, idx, rows, skip=-1):
     y = np.zeros((rows, g.shape[-1]), g.dtype)
     lead = np.broadcast_shapes(idx.shape, g.shape[:-1])
-    np.add.at(y, np.broadcast_to(idx, lead), np.broadcast_to(g, (*lead, g.shape[-1])))
+    counts = (idx != skip)[..., None]
+    np.add.at(y, np.broadcast_to(idx, lead), np.where(counts, np.broadcast_to(g, (*lead, g.shape[-1])), 0.0))
     return y
 
 
 def _scatter_back(n, dy):
     lead = np.broadcast_shapes(n.ins[1].shape, n.ins[0].shape[:-1])
-    return OPS.gather_rows(dy, OPS.expand(n.ins[1], shape=lead)), None
+    return OPS.gather_rows(dy, OPS.expand(n.ins[1], shape=lead), skip=n.params["skip"]), None
 
 
 def _draw(rng, shape, below):
@@ -41,32 +42,36 @@ def _gather_samples(rng):
     shapes = (4,), (2, 3), (), (3, 1), (0,), (2,), (40,)
     for (rows, cols), shape in zip(((5, 3), (7, 1), (1, 9), (6, 70), (3, 2), (4, 0), (9, 5)), shapes):
         yield (rng.standard_normal((rows, cols)), _draw(rng, shape, rows)), {}
+    yield (rng.standard_normal((4, 3)), _draw(rng, (3, 7), 4)), {"skip": 2}
 
 
 def _scatter_samples(rng):
-    for (x, idx), _ in _gather_samples(rng):
-        yield (rng.standard_normal((*idx.shape, x.shape[1])), idx), {"rows": x.shape[0]}
+    for (x, idx), params in _gather_samples(rng):
+        yield (rng.standard_normal((*idx.shape, x.shape[1])), idx), {"rows": x.shape[0], **params}
+    yield (rng.standard_normal((900, 33)), _draw(rng, (900,), 300)), {"rows": 300}
+    yield (rng.standard_normal((5, 1, 70)), _draw(rng, (5, 60), 3)), {"rows": 3}
     yield (np.zeros((0, 3)), np.zeros(0, np.int64)), {"rows": 2}
 
 
 gather_rows = Op(
-    "gather_rows", "x[R,C]:A idx[...]:i<R", "y[...,C]:A", kernel="gather_rows_fwd", saves="idx",
+    "gather_rows", "x[R,C]:A idx[...]:i<R", "y[...,C]:A", kernel="gather_rows_fwd", saves="idx", params={"skip": -1},
     bytes="2*n*item + 8*lead",
-    vjp=lambda n, g: (OPS.scatter_add(g, n.ins[1], rows=n.ins[0].shape[0]), None),
+    vjp=lambda n, g: (OPS.scatter_add(g, n.ins[1], rows=n.ins[0].shape[0], skip=n.params["skip"]), None),
     samples=_gather_samples,
-    reference=lambda x, idx: x[idx],
+    reference=lambda x, idx, skip: np.where((idx == skip)[..., None], 0.0, x[idx]),
     errors=[((np.ones((3, 2)), np.array([[0, 1], [3, -1]])), {}, IndexError,
              r"gather_rows: argument 'idx': expected 0 <= value < 3, got 3 at idx\[1, 0\]"),
             ((np.ones((3, 2)), np.array([0.5])), {}, TypeError, r"gather_rows: argument 'idx': expected integers")],
-    doc="y[n, c] = x[idx[n], c]. Source: S1 §2.9.",
+    doc="y[n, c] = x[idx[n], c], or 0 where idx[n] is `skip`. Source: S1 §2.9.",
 )  # fmt: skip
 
 scatter_add = Op(
-    "scatter_add", "g[...,C] idx[...]:i<rows", "y[rows,C]", kernel="scatter_add_fwd", saves="idx", params={"rows": int},
+    "scatter_add", "g[...,C] idx[...]:i<rows", "y[rows,C]", kernel="scatter_add_fwd", saves="idx",
+    params={"rows": int, "skip": -1},
     vjp=_scatter_back, samples=_scatter_samples, reference=_scatter_reference,
     errors=[((np.ones((2, 2)), np.array([0, -1])), {"rows": 3}, IndexError,
              r"scatter_add: argument 'idx': expected 0 <= value < 3, got -1 at idx\[1\]")],
-    doc="y[r, c] = Σ g[n, c] over idx[n] = r, added in the order of n: the adjoint of gather_rows.",
+    doc="y[r, c] = Σ g[n, c] over idx[n] = r ≠ skip, added in the order of n: the adjoint of gather_rows.",
 )  # fmt: skip
 
 
@@ -242,7 +247,9 @@ def index_put(x, indices, values, accumulate=False):
 
 
 def _indices(index, what, name):
-    index = index if isinstance(index, Tensor) else Tensor(np.asarray(index))
+    if not isinstance(index, Tensor):
+        _core.note_array(index, what)
+        index = Tensor(np.asarray(index))
     if index.dtype.kind not in "iu":
         raise TypeError(f"{what}: argument '{name}': expected integers, got dtype {index.dtype}")
     return index
@@ -293,27 +300,6 @@ def take_along_dim(input, indices, dim=None):
     both = np.broadcast_shapes(tuple(a), tuple(b))
     x = OPS.expand(input, shape=(*both[:d], input.shape[d], *both[d + 1 :]))
     return gather(x, d, OPS.expand(index, shape=(*both[:d], index.shape[d], *both[d + 1 :])))
-
-
-def embedding(input, weight, padding_idx=None):
-    """Rows of weight by number: y[…, :] = weight[input[…], :].
-
-    Shapes: input […] integers, weight [V, E] → […, E]. The row padding_idx gets no gradient from here.
-
-    Raises:
-        IndexError: a number out of [0, V). TypeError: input is not of integers. Source: S1 §2.9.
-    """
-    input = _indices(input, "embedding", "input")
-    try:
-        y = OPS.gather_rows(weight, input)
-    except IndexError:
-        raise _blame("embedding", "input", input, 0, weight.shape[0]) from None
-    if padding_idx is None or not y.requires_grad:
-        return y
-    rows = weight.shape[0]
-    if not -rows <= padding_idx < rows:
-        raise ValueError(f"embedding: argument 'padding_idx': expected {-rows} <= value < {rows}, got {padding_idx}")
-    return OPS.where((input == padding_idx % rows).unsqueeze(-1), y.detach(), y)
 
 
 def one_hot(input, num_classes=-1):

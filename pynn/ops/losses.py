@@ -272,7 +272,8 @@ def _times(y, weight):
 
 def _huber(x, t, delta):
     d = OPS.abs(x - t)
-    return OPS.where(OPS.le(d, delta), 0.5 * d * d, delta * (d - 0.5 * delta))
+    near = OPS.minimum(d, delta)
+    return near * (d - 0.5 * near)
 
 
 def _huber_reference(x, t, delta=1.0):

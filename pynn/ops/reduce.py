@@ -133,11 +133,14 @@ def sum_(x, dim=None, keepdim=False):
 
 
 def mean(x, dim=None, keepdim=False):
-    """The mean over dim (all dimensions by default). Integers and bools give float32; an empty mean is NaN."""
-    x = x if x.dtype.kind == "f" else x.astype(np.float32)
+    """The mean over dim (all dimensions by default); an empty mean is NaN.
+
+    Integers are added up as int64 and give float64; uint8 and bool give float32, as they do in any quotient.
+    """
     kept, _ = _to_shape(x, dim, "mean")
     n = int(np.prod([m for m, k in zip(x.shape, kept) if k == 1], dtype=np.int64))
-    return OPS.div(_reduce(sum_to, x, dim, keepdim), float(n))
+    y = OPS.div(sum_(x, dim, keepdim), float(n))
+    return OPS.cast(y, dtype=np.dtype(np.float32)) if x.dtype in (np.uint8, np.bool_) else y
 
 
 def var(x, dim=None, correction=1, keepdim=False):

@@ -1,7 +1,7 @@
 """Optimizers with PyTorch's names, arguments and update rules; each step is one call of a fused kernel."""
 
-from .adam import Adam, AdamW
+from .adam import Adam, AdamW, SparseAdam
 from .optimizer import Optimizer
 from .sgd import SGD
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "SparseAdam"]

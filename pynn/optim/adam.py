@@ -1,12 +1,24 @@
-"""Adam and AdamW, with AMSGrad."""
+"""Adam and AdamW, with AMSGrad, and SparseAdam."""
 
 from __future__ import annotations
 
 from .. import _core
 from ..op import OPS
+from ..sparse import RowGradient
 from .optimizer import Optimizer, check_not_negative, number, zero_number
 
-__all__ = ["Adam", "AdamW"]
+__all__ = ["Adam", "AdamW", "SparseAdam"]
+
+
+def _check_adam(group):
+    check_not_negative(group, "lr", "learning rate")
+    check_not_negative(group, "eps", "epsilon value")
+    betas = group["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"Invalid betas: expected two numbers, got {betas!r}")
+    for k, beta in enumerate(betas):
+        if not 0.0 <= number(beta, "betas") < 1.0:
+            raise ValueError(f"Invalid beta parameter at index {k}: {beta}")
 
 
 class Adam(Optimizer):
@@ -20,6 +32,9 @@ class Adam(Optimizer):
         weight_decay: λ; adds λ·p to the gradient (L2 penalty), or scales p by 1 − lr·λ with decoupled_weight_decay.
         amsgrad: divide by the largest mean square so far.
         maximize: ascend.
+
+    Of a table whose gradient is by rows (nn.Embedding with sparse=True) the rows of the gradient alone are updated,
+    and their moments and decay with them; all count one step.
 
     Raises:
         ValueError: a hyper-parameter out of range. TypeError: parameters that are no Tensors.
@@ -55,46 +70,44 @@ class Adam(Optimizer):
         )
 
     def check(self, group):
-        check_not_negative(group, "lr", "learning rate")
-        check_not_negative(group, "eps", "epsilon value")
+        _check_adam(group)
         check_not_negative(group, "weight_decay", "weight_decay value")
-        betas = group["betas"]
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise ValueError(f"Invalid betas: expected two numbers, got {betas!r}")
-        for k, beta in enumerate(betas):
-            if not 0.0 <= number(beta, "betas") < 1.0:
-                raise ValueError(f"Invalid beta parameter at index {k}: {beta}")
 
     def update(self, group):
-        amsgrad = group["amsgrad"]
+        amsgrad, state, lr = group["amsgrad"], self.state, group.lr_tensor
+        beta1, beta2 = group["betas"]
+        options = {
+            "beta1": beta1,
+            "beta2": beta2,
+            "eps": group["eps"],
+            "weight_decay": group["weight_decay"],
+            "decoupled": group["decoupled_weight_decay"],
+            "amsgrad": amsgrad,
+            "maximize": group["maximize"],
+        }
         rows = []
         for p in group["params"]:
             g = p.grad
             if g is None:
                 continue
-            s = self.state[p]
+            s = state[p]
             if not s:
-                s["step"] = zero_number()
-                s["exp_avg"] = _core.zeros_as(p)
-                s["exp_avg_sq"] = _core.zeros_as(p)
+                _start(p, s)
             if amsgrad and "max_exp_avg_sq" not in s:
                 s["max_exp_avg_sq"] = _core.zeros_as(p)
-            rows.append((g, p, s["exp_avg"], s["exp_avg_sq"], s["max_exp_avg_sq"] if amsgrad else None, s["step"]))
-        beta1, beta2 = group["betas"]
-        _core.run_list(
-            OPS.adam_step,
-            (group.lr_tensor,),
-            rows,
-            {
-                "beta1": beta1,
-                "beta2": beta2,
-                "eps": group["eps"],
-                "weight_decay": group["weight_decay"],
-                "decoupled": group["decoupled_weight_decay"],
-                "amsgrad": amsgrad,
-                "maximize": group["maximize"],
-            },
-        )
+            row = p, s["exp_avg"], s["exp_avg_sq"], s["max_exp_avg_sq"] if amsgrad else None, s["step"]
+            if type(g) is RowGradient:
+                OPS.adam_rows_step(lr, self._scale, g._rows, g._index, *row, **options)
+            else:
+                rows.append((g, *row))
+        _core.run_list(OPS.adam_step, (lr, self._scale), rows, options)
+
+
+def _start(p, s):
+    """The state of a parameter before its first step."""
+    s["step"] = zero_number()
+    s["exp_avg"] = _core.zeros_as(p)
+    s["exp_avg_sq"] = _core.zeros_as(p)
 
 
 class AdamW(Adam):
@@ -115,3 +128,50 @@ class AdamW(Adam):
         maximize: bool = False,
     ):
         super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
+
+
+class SparseAdam(Optimizer):
+    """Adam for tables whose gradients are by rows: only rows of the gradient move, with their moments.
+
+    p ← p − lr·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m/(√v + eps): eps stands beside the uncorrected root, where Adam's stands beside
+    the corrected one.
+
+    Args:
+        params: Tensors, or groups of them (dicts).
+        lr, betas, eps, maximize: as in Adam.
+
+    Raises:
+        ValueError: a hyper-parameter out of range. RuntimeError: a dense gradient, in step().
+
+    Source: torch.optim.SparseAdam.
+    """
+
+    needed = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        maximize: bool = False,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "maximize": maximize})
+
+    def check(self, group):
+        _check_adam(group)
+
+    def update(self, group):
+        beta1, beta2 = group["betas"]
+        found = [(p, p.grad) for p in group["params"] if p.grad is not None]
+        for _, g in found:
+            if type(g) is not RowGradient:
+                raise RuntimeError("SparseAdam does not support dense gradients, please consider Adam instead")
+        for p, g in found:
+            s = self.state[p]
+            if not s:
+                _start(p, s)
+            OPS.adam_rows_step(
+                group.lr_tensor, self._scale, g._rows, g._index, p, s["exp_avg"], s["exp_avg_sq"], None, s["step"],
+                beta1=beta1, beta2=beta2, eps=group["eps"], maximize=group["maximize"], scaled_eps=True,
+            )  # fmt: skip

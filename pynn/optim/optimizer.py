@@ -10,11 +10,13 @@ import numpy as np
 
 from .. import _core
 from ..autograd import enable_grad
+from ..ops.optim import clip_scale, gradients, total_norm
 from ..tensor import Tensor, tensor
 
 __all__ = ["Optimizer", "ParamGroup"]
 
 float64 = np.dtype(np.float64)
+_ONE = tensor(1.0, float64)
 
 
 class ParamGroup(dict):
@@ -39,6 +41,8 @@ class ParamGroup(dict):
         if key == "lr":
             value = number(value, "lr")
             _core.set_number(self.lr_tensor, value)
+        elif self.get(key) is not value:
+            _core.bump_structure()
         super().__setitem__(key, value)
 
     def update(self, *args, **kwargs):
@@ -66,7 +70,8 @@ class Optimizer:
         param_groups: list of dicts; `param_groups[0]["lr"] = 0.1` takes effect in the next step.
         state: {parameter: {name: Tensor}}, filled by the first step that sees the parameter's gradient.
 
-    A subclass defines `check(group)`, which raises ValueError for bad hyper-parameters, and `update(group)`.
+    A subclass defines `check(group)`, which raises ValueError for bad hyper-parameters, and `update(group)`, which
+    multiplies gradients by the 0-d tensor `self._scale`.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict[str, Any]], defaults: dict[str, Any]):
@@ -119,14 +124,19 @@ class Optimizer:
                 elif p.grad is not None:
                     p.grad = p.grad.detach().zero_()
 
-    def step(self, closure: Callable[[], Any] | None = None):
+    def step(self, closure: Callable[[], Any] | None = None, *, max_norm: float | None = None):
         """Updates every parameter that has a gradient.
 
         Args:
             closure: computes the loss anew, with its gradients; called with recording on.
+            max_norm: steps as after nn.utils.clip_grad_norm_(all parameters, max_norm), but the gradients are scaled
+                as they are read and keep their values: a pass over them less.
 
         Returns:
             what closure returned.
+
+        Raises:
+            ValueError: max_norm < 0 or NaN; a gradient by rows of a parameter that is not row-major.
         """
         loss = None
         if closure is not None:
@@ -134,11 +144,21 @@ class Optimizer:
                 loss = closure()
         before = _core.set_grad_enabled(False)
         try:
+            self._scale = _ONE if max_norm is None else self._clip(max_norm)
             for group in self.param_groups:
                 self.update(group)
         finally:
             _core.set_grad_enabled(before)
         return loss
+
+    _scale: Tensor  # what gradients are multiplied by in this step
+
+    def _clip(self, max_norm: float) -> Tensor:
+        """The scale of gradients whose common norm is to be at most max_norm."""
+        if not float(max_norm) >= 0:
+            raise ValueError(f"step: argument 'max_norm': expected a number >= 0, got {max_norm}")
+        grads = gradients(self._params())
+        return clip_scale(total_norm(grads, 2.0), float(max_norm)) if grads else _ONE
 
     # ---- dictionaries --------------------------------------------------------------------------
 
@@ -189,6 +209,7 @@ class Optimizer:
             group.update(values)
         for p in list(self.state):
             if p not in new:
+                _core.bump_structure()
                 del self.state[p]
         for p, values in new.items():
             _replace_state(self.state[p], values)
@@ -263,10 +284,12 @@ def _as_state(p: Tensor, index: int, name: str, value) -> Tensor | float:
 def _replace_state(old: dict[str, Any], new: dict[str, Tensor]) -> None:
     """Makes old equal to new, in the tensors that are there already where they fit."""
     for name in [name for name in old if name not in new]:
+        _core.bump_structure()
         del old[name]
     for name, x in new.items():
         y = old.get(name)
         if isinstance(y, Tensor) and (y.shape, y.dtype, y.strides) == (x.shape, x.dtype, x.strides):
             y.copy_(x)
         else:
+            _core.bump_structure()
             old[name] = x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .. import _core
 from ..op import OPS
+from ..sparse import RowGradient
 from .optimizer import Optimizer, check_not_negative, number, zero_number
 
 __all__ = ["SGD"]
@@ -18,6 +19,9 @@ class SGD(Optimizer):
         momentum, dampening, nesterov: the running direction; nesterov looks one step ahead (g + momentum·b).
         weight_decay: adds weight_decay·p to the gradient (L2 penalty).
         maximize: ascend.
+
+    Of a table whose gradient is by rows (nn.Embedding with sparse=True) the rows of the gradient alone are updated,
+    their momentum and decay included.
 
     Raises:
         ValueError: a hyper-parameter out of range. TypeError: parameters that are no Tensors.
@@ -61,30 +65,29 @@ class SGD(Optimizer):
 
     def update(self, group):
         momentum = group["momentum"]
+        options = {
+            "momentum": momentum,
+            "dampening": group["dampening"],
+            "weight_decay": group["weight_decay"],
+            "nesterov": group["nesterov"],
+            "maximize": group["maximize"],
+        }
         rows = []
         for p in group["params"]:
             g = p.grad
             if g is None:
                 continue
-            if momentum == 0:
-                rows.append((g, p, None, None))
-                continue
-            s = self.state[p]
-            if "step" not in s:
-                self._start(p, s)
-            rows.append((g, p, s["momentum_buffer"], s["step"]))
-        _core.run_list(
-            OPS.sgd_step,
-            (group.lr_tensor,),
-            rows,
-            {
-                "momentum": momentum,
-                "dampening": group["dampening"],
-                "weight_decay": group["weight_decay"],
-                "nesterov": group["nesterov"],
-                "maximize": group["maximize"],
-            },
-        )
+            buffer = step = None
+            if momentum != 0:
+                s = self.state[p]
+                if "step" not in s:
+                    self._start(p, s)
+                buffer, step = s["momentum_buffer"], s["step"]
+            if type(g) is RowGradient:
+                OPS.sgd_rows_step(group.lr_tensor, self._scale, g._rows, g._index, p, buffer, step, **options)
+            else:
+                rows.append((g, p, buffer, step))
+        _core.run_list(OPS.sgd_step, (group.lr_tensor, self._scale), rows, options)
 
     def _start(self, p, s):
         s["step"] = zero_number()

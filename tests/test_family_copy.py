@@ -1,0 +1,41 @@
+"""Copies that turn memory round: every order of dimensions, every dtype, sizes around the squares."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+import pynn
+from pynn import OPS, _core
+
+SHAPES = ((5, 7), (33, 70), (4, 4), (64, 32), (3, 40, 37), (9, 1, 5, 6), (37, 3, 2, 35), (0, 5, 8))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "u1", "?"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_copy_of_permuted_and_reversed_arrays(dtype, shape):
+    a = np.arange(np.prod(shape)).reshape(shape)
+    a = (a % 2 if dtype == "?" else a % 251).astype(dtype)
+    back = (slice(None, None, -1),) * len(shape)
+    for axes, div in itertools.product(itertools.permutations(range(len(shape))), (1, 64)):
+        before = _core.get_chunk_div()
+        _core.set_chunk_div(div)
+        try:
+            x = pynn.from_numpy(a).permute(*axes)
+            plain, reversed_ = OPS.copy(x), OPS.copy(x[back])
+        finally:
+            _core.set_chunk_div(before)
+        np.testing.assert_array_equal(plain.numpy(), a.transpose(axes))
+        np.testing.assert_array_equal(reversed_.numpy(), a.transpose(axes)[back])
+
+
+def test_copy_into_part_of_an_array_leaves_the_rest():
+    whole = np.full((70, 80), -1.0, np.float32)
+    a = np.arange(40 * 50, dtype=np.float32).reshape(40, 50)
+    pynn.from_numpy(whole)[3:53, 5:45].copy_(pynn.from_numpy(a).T)
+    want = np.full((70, 80), -1.0, np.float32)
+    want[3:53, 5:45] = a.T
+    np.testing.assert_array_equal(whole, want)
+    pynn.from_numpy(whole).T[5:45, 3:53].copy_(pynn.from_numpy(a) + 1)
+    want[3:53, 5:45] = a.T + 1
+    np.testing.assert_array_equal(whole, want)
