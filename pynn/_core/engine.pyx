@@ -81,6 +81,9 @@ cdef extern from "pn.h" nogil:
     pn_fn pn_kernel_fn(int id, int dtype) noexcept
     pn_scratch_fn pn_kernel_scratch(int id, int dtype) noexcept
 
+cdef extern from "Python.h":
+    object PyDictProxy_New(object)
+
 cdef extern from *:
     """
     static __thread int pn_grad_off = 0;      /* > 0: nothing is recorded on this thread */
