@@ -23,11 +23,11 @@ test: build/.strict $(VENV)/.test  ## build with warnings as errors, run the tes
 test-all: build/.strict $(VENV)/.test  ## the tests over the full product of ops and dimensions
 	PYNN_TEST_ALL=1 $(PY) -m pytest tests -q --durations=20 $(ARGS)
 
-bench: build/.built $(VENV)/.test  ## the machine's limits, then every op against them
+bench: build/.built $(VENV)/.test  ## every op, beside what a product and a copy reach here
 	$(PY) -m pynn bench $(ARGS)
 
 bench-peers: build/.built $(VENV)/.test .venv-peers/.ready  ## whole steps against other libraries
-	$(PY) benchmarks/peers.py --python .venv-peers/bin/python $(ARGS)
+	$(PY) benchmarks/steps.py T1 T2 --python .venv-peers/bin/python $(ARGS)
 
 mutants: build/.strict $(VENV)/.test  ## flip one sign per kernel: the tests must notice
 	$(PY) tests/mutants.py $(ARGS)
@@ -96,8 +96,10 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.build
 	PYNN_NO_EXT=1 $(PIP) --no-build-isolation -e '.[demo]'
 	@touch $@
 
-$(VENV)/.lint: | $(VENV)/.build
-	$(PIP) ruff clang-format cython-lint pycodestyle
+# the versions of .pre-commit-config.yaml; a test compares them
+LINTERS = ruff==0.17.6 clang-format==23.1.5 cython-lint==0.22.1 pycodestyle==2.15.0
+$(VENV)/.lint: Makefile | $(VENV)/.build
+	$(PIP) $(LINTERS)
 	@touch $@
 
 .venv-peers/.ready:

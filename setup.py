@@ -32,7 +32,7 @@ LEVELS = (
     else {"neon": []}
 )
 KINDS = {"FLOATS": ["f32", "f64"], "NUMBERS": ["f32", "f64", "i64"], "BOOLS": ["i64"], "ANY": ["any"]}
-SHARED = {"pn_gemm": ["f32", "f64"]}  # what several kernels call, in the same forms
+SHARED = {"pn_gemm": ["f32", "f64"], "pn_blas": ["f32", "f64"]}  # what several kernels call, in the same forms
 ONCE = ["cpu", "table", "pn_par", "pn_alloc"]
 CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra".split()
 
@@ -71,39 +71,51 @@ def stale(obj, command):
     return any(not os.path.exists(f) or os.path.getmtime(f) > made for f in files)
 
 
+def compiled(command):
+    """The object that the command makes, its last word; made anew only where stale."""
+    obj = ROOT / command[-1]
+    text = " ".join(command)
+    if stale(obj, text):
+        obj.parent.mkdir(parents=True, exist_ok=True)
+        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        if run.returncode:
+            raise RuntimeError(f"{text}\n{run.stderr}")
+        sys.stderr.write(run.stderr)
+        obj.with_suffix(".cmd").write_text(text)
+    return str(obj)
+
+
 class BuildExt(build_ext):
-    """Compiles the C core in parallel, then links it into the extension."""
+    """Compiles engine and C core in parallel, then links them."""
 
     def build_extension(self, ext):
+        link = ["-fopenmp"] if not os.environ.get("PYNN_NO_OPENMP") else ["-pthread"]
+        if sanitize := os.environ.get("PYNN_SANITIZE"):
+            link.append(f"-fsanitize={sanitize}")
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        with ThreadPoolExecutor(workers) as pool:
+            ext.extra_objects = list(pool.map(compiled, self.commands(ext)))
+        ext.sources = []  # left to setuptools, the engine would be compiled anew whenever a kernel was
+        ext.depends = ext.extra_objects
+        ext.extra_link_args = [*link, "-lm"]
+        super().build_extension(ext)
+
+    def commands(self, ext):
+        """The compiler's calls, the longest first: the engine's, then those of the C core."""
+        build = Path(os.path.relpath(self.build_temp, ROOT)) / "csrc"
+        include = [f"-I{d}" for d in [*ext.include_dirs, *self.include_dirs]]
+        define = [f"-D{name}={value}" for name, value in ext.define_macros]
+        engine = [*self.compiler.compiler_so, *include, *define, *ext.extra_compile_args]
+        yield [*engine, "-MMD", "-c", *ext.sources, "-o", str(build.parent / "engine.o")]
+
         cc = os.environ.get("CC", "cc").split()
         flags = [*CFLAGS, f"-I{CSRC}", *os.environ.get("CFLAGS", "").split()]
-        link = ["-fopenmp"] if not os.environ.get("PYNN_NO_OPENMP") else ["-pthread"]
         if os.environ.get("PYNN_WERROR"):
             flags.append("-Werror")
         if sanitize := os.environ.get("PYNN_SANITIZE"):
             flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-fno-sanitize-recover=undefined"]
-            link.append(f"-fsanitize={sanitize}")
-        build = Path(os.path.relpath(self.build_temp, ROOT)) / "csrc"
-
-        def compile_one(unit):
-            source, obj, own = unit
-            (ROOT / obj.parent).mkdir(parents=True, exist_ok=True)
-            command = [*cc, *flags, *own, "-MMD", "-c", str(source), "-o", str(obj)]
-            text = " ".join(command)
-            if stale(obj, text):
-                run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-                if run.returncode:
-                    raise RuntimeError(f"{text}\n{run.stderr}")
-                sys.stderr.write(run.stderr)
-                obj.with_suffix(".cmd").write_text(text)
-            return str(obj)
-
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        with ThreadPoolExecutor(workers) as pool:
-            ext.extra_objects = list(pool.map(compile_one, units(build)))
-        ext.extra_link_args = [*link, "-lm"]
-        ext.depends = ext.extra_objects
-        super().build_extension(ext)
+        for source, obj, own in units(build):
+            yield [*cc, *flags, *own, "-MMD", "-c", str(source), "-o", str(obj)]
 
 
 core = Extension(

@@ -1,6 +1,6 @@
 """Whole training steps, pynn beside PyTorch eager.
 
-    python benchmarks/steps.py T1 T2 [--python PEER] [--threads N] [--rounds N]
+    python benchmarks/steps.py T1 T2 T3 [--python PEER] [--threads N] [--rounds N]
 
 PEER is a Python that has torch (default: this one). Each library runs in a process of its own; they
 take turns, one working at a time, for at least 5 rounds; the table tells the median of the rounds'
@@ -11,16 +11,17 @@ optimizer; the loss is read every 10 steps. The first losses of both are compare
 import argparse
 import itertools
 import json
-import statistics
-import subprocess
+import os
 import sys
 import time
 
 import numpy as np
+from turns import Worker, ratio, take_turns, told
 
-WORKLOADS = {  # sizes, batch, optimizer
-    "T1": ((784, 256, 128, 10), 64, "adam"),
-    "T2": ((64, 32, 10), 32, "sgd"),
+WORKLOADS = {  # sizes, batch, optimizer, activation
+    "T1": ((784, 256, 128, 10), 64, "Adam", "ReLU"),
+    "T2": ((64, 32, 10), 32, "SGD", "ReLU"),
+    "T3": ((1024, 4096, 4096, 1024), 256, "AdamW", "GELU"),
 }
 
 
@@ -35,7 +36,7 @@ def make_data(sizes, batch):
 
 def make_step(lib, name, fused=False):
     """A function that runs one step and returns the loss tensor."""
-    sizes, batch, optimizer = WORKLOADS[name]
+    sizes, batch, optimizer, activation = WORKLOADS[name]
     weights, x, y = make_data(sizes, batch)
     if lib == "pynn":
         import pynn as L
@@ -49,20 +50,17 @@ def make_step(lib, name, fused=False):
         tensor = L.from_numpy
     layers = []
     for i, o in itertools.pairwise(sizes):
-        layers += [nn.Linear(i, o), nn.ReLU()]
+        layers += [nn.Linear(i, o), getattr(nn, activation)()]
     model = nn.Sequential(*layers[:-1])
     with L.no_grad():
         for layer, (w, b) in zip(layers[::2], weights):
             layer.weight.copy_(tensor(w.astype(np.float32)))
             layer.bias.copy_(tensor(b.astype(np.float32)))
     criterion = nn.CrossEntropyLoss()
-    extra = {"fused": True} if fused else {}
-    params = model.parameters()
-    opt = (
-        optim.Adam(params, lr=1e-3, **extra)
-        if optimizer == "adam"
-        else optim.SGD(params, lr=0.01, momentum=0.9, **extra)
-    )
+    settings = {"lr": 0.01, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-3}
+    if fused:
+        settings["fused"] = True
+    opt = getattr(optim, optimizer)(model.parameters(), **settings)
     count = 0
 
     def step():
@@ -90,7 +88,7 @@ def worker(lib, name, threads):
         import torch
 
         torch.set_num_threads(threads)
-    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib == "torch+")
+    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib.startswith("torch+"))
     print(json.dumps([step().item() for _ in range(5)]), flush=True)
     for line in sys.stdin:
         n = int(line)
@@ -102,38 +100,19 @@ def worker(lib, name, threads):
 
 def compare(name, peers, options):
     """Runs the rounds of one workload; returns the rows of the report."""
-    procs = {}
+    workers = {}
     for lib in ("pynn", *peers):
         python = sys.executable if lib == "pynn" else options.python
+        env = {**os.environ, "LD_PRELOAD": options.preload} if lib == "torch+mem" else None
         args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
-        procs[lib] = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    losses = {lib: json.loads(p.stdout.readline()) for lib, p in procs.items()}
+        workers[lib] = Worker(args, env)
+    losses = {lib: w.results() for lib, w in workers.items()}
     for lib in peers:
         np.testing.assert_allclose(losses["pynn"], losses[lib], rtol=1e-4)
-
-    def run(lib, n):
-        procs[lib].stdin.write(f"{n}\n")
-        procs[lib].stdin.flush()
-        return float(procs[lib].stdout.readline()) / n
-
-    n = {lib: max(20, int(0.3 / run(lib, 200))) for lib in procs}
-    times = {lib: [] for lib in procs}
-    for _ in range(max(5, options.rounds)):
-        for lib in procs:
-            times[lib].append(run(lib, n[lib]))
-    for p in procs.values():
-        p.stdin.close()
-        p.wait()
-    rows = []
-    for lib in peers:
-        ratios = sorted(b / a for a, b in zip(times["pynn"], times[lib]))
-        rows.append({
-            "workload": name, "threads": options.threads, "peer": lib,
-            "pynn_us": statistics.median(times["pynn"]) * 1e6, "peer_us": statistics.median(times[lib]) * 1e6,
-            "ratio": statistics.median(ratios), "lower_quartile": ratios[len(ratios) // 4],
-            "range": [ratios[0], ratios[-1]],
-        })  # fmt: skip
-    return rows
+    times = take_turns(workers, str, max(5, options.rounds))
+    for w in workers.values():
+        w.close()
+    return [{"workload": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
 
 
 def main():
@@ -142,19 +121,16 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--preload", help="an allocator's library (jemalloc) for one more variant of the peer")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker, options.names[0], options.threads)
         return
+    peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:
-        for r in compare(name, ("torch", "torch+"), options):
-            low, high = r["range"]
-            print(
-                f"{r['workload']} {r['threads']} thread(s): pynn {r['pynn_us']:.1f} µs, "
-                f"{r['peer']} {r['peer_us']:.1f} µs, ratio {r['ratio']:.2f} "
-                f"(quartile {r['lower_quartile']:.2f}, range {low:.2f}–{high:.2f})"
-            )
+        for r in compare(name, peers, options):
+            print(f"{name} {options.threads} thread(s): {told(r['peer'], r)}")
 
 
 if __name__ == "__main__":

@@ -120,6 +120,13 @@ int pn_isa_best(void); /* the highest level that this build and this machine hav
 int pn_isa(void);
 int pn_use_isa(int level); /* 0, or -1 where the level is absent */
 
+/* A BLAS for products: ?gemm and ?gemv by Fortran's convention, for PN_F32 and PN_F64. */
+typedef struct pn_blas_table {
+    void *gemm[2], *gemv[2];
+} pn_blas_table;
+const pn_blas_table *pn_blas(void); /* NULL: pynn's own kernels compute them */
+void pn_use_blas(const pn_blas_table *t); /* t stays as it is from now on, or is NULL */
+
 typedef struct pn_kernel_info {
     const char *stem, *name;
     const char *ins, *outs, *pars; /* as in kernels.inc: "(a, b)" */

@@ -93,7 +93,7 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t
     if (t->accumulate) TILE sum[i][v] = pn_load(t->c + i * t->rs + v * v1) + sum[i][v];
     if (t->add[0]) TILE sum[i][v] += pn_load(t->add[0] + i * t->add_rs[0] + v * v1);
     if (t->add[1]) TILE sum[i][v] += pn_load(t->add[1] + i * t->add_rs[1] + v * v1);
-    if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] < (V){0}, (V){0}, sum[i][v]);
+    if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] <= (V){0}, (V){0}, sum[i][v]);
     TILE pn_store(t->c + i * t->rs + v * v1, sum[i][v]);
 }
 
@@ -302,24 +302,6 @@ static int64_t panel_width(int64_t left) {
     return left < NR + PN_VL ? PN_VL : NR;
 }
 
-/* The activation on rows that all blocks of k have gone into. */
-static void activate(const pn_gemm_args *g) {
-    T buf[NR];
-    for (int64_t i = 0; i < g->m; i++) {
-        T *c = g->c.p + i * g->c.rs;
-        if (g->c.cs == 1) {
-            g->act(c, g->n);
-            continue;
-        }
-        for (int64_t j = 0; j < g->n; j += NR) {
-            int64_t n = pn_min(NR, g->n - j);
-            copy(buf, NR, 1, c + j * g->c.cs, 0, g->c.cs, 1, n);
-            g->act(buf, n);
-            copy(c + j * g->c.cs, 0, g->c.cs, buf, NR, 1, 1, n);
-        }
-    }
-}
-
 /* packed: room for A's tiles in one block of k, or NULL. */
 static void run(const pn_gemm_args *g, T *packed) {
     T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
@@ -351,7 +333,7 @@ static void run(const pn_gemm_args *g, T *packed) {
             run_panel(g, &s, ts, a, packed, j, nr);
         }
     }
-    if (g->act) activate(g);
+    if (g->act) g->act(g);
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
@@ -465,6 +447,7 @@ int64_t PN_NAME(gemm_scratch)(const pn_gemm_args *g) {
 
 void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch) {
     job w;
+    if (PN_NAME(blas)(c, g)) return;
     plan(&w, g);
     w.scratch = scratch;
     if (w.units) pn_for(c, w.units == w.group ? 1 : pn_ceil_div(w.units, w.group), body, &w);

@@ -25,17 +25,24 @@ typedef struct pn_gemm_args {
     pn_mat a, b, c, bias, res;
     int accumulate; /* add to what C holds */
     int relu;       /* act = max(x, 0), NaN stays */
-    /* Any other activation: replaces x[0..n) by act(x), element by element, whatever the place. */
-    void (*act)(T *x, int64_t n);
+    /* Any other activation, element by element: called for each part of C that is done, with m, n and c
+     * (which may lie transposed) of that part, and act_arg of the whole. */
+    void (*act)(const struct pn_gemm_args *part);
+    const void *act_arg;
     int n_batch;
     int64_t batch[PN_GEMM_BATCH];
 } pn_gemm_args;
 
-/* The value of an element depends on its row of A, its column of B, what is added, and k alone. */
+/* By the kernels of pn_gemm.c, or by BLAS (pn_blas.c) where the user has chosen it and it can.
+ * With the former the value of an element depends on its row of A, its column of B, what is
+ * added, and k alone. */
 void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch);
 
 /* Bytes of scratch for this product, often 0; it holds while the number of threads and
  * PYNN_CHUNK_DIV stay as they are. Only the pointers of g may still be missing. */
 int64_t PN_NAME(gemm_scratch)(const pn_gemm_args *g);
+
+/* pn_blas.c: whether BLAS computed this product. Not where none is chosen, nor where it cannot. */
+int PN_NAME(blas)(pn_call *c, const pn_gemm_args *g);
 
 #endif

@@ -1,6 +1,7 @@
 /* pn_math.h: elementary functions of a V, for f32 and f64 at every ISA level.
  *
- *   pn_exp pn_expm1 pn_log pn_log1p pn_tanh pn_sigmoid pn_erf pn_softplus pn_sin pn_cos pn_pow
+ *   pn_exp pn_exp_down pn_expm1 pn_log pn_log1p pn_tanh pn_sigmoid pn_erf pn_normal pn_softplus
+ *   pn_sin pn_cos pn_pow
  *
  * Kernels run with subnormals flushed, and these functions agree to it: a subnormal argument counts
  * as zero of its sign, a subnormal result may be zero. Otherwise NaN gives NaN, overflow gives inf,
@@ -40,7 +41,7 @@ PN_POLY_OF(pn_poly_d, VD, double, pn_fma_d, pn_set1_d)
 
 /* softplus(x) = log(1 + e^x) = max(x, 0) + log1p(e^-|x|). f32 2.1, f64 1.6 ULP.
  * It never overflows and keeps relative accuracy as x -> -inf. (pn_max gives NaN for NaN.) */
-PN_INLINE V pn_softplus(V x) { return pn_max(x, (V){0}) + pn_log1p_unit(pn_exp(-pn_abs(x))); }
+PN_INLINE V pn_softplus(V x) { return pn_max(x, (V){0}) + pn_log1p_unit(pn_exp_down(-pn_abs(x))); }
 
 #endif /* PN_FLOAT */
 #endif

@@ -33,6 +33,19 @@ PN_INLINE VD pn_exp_d(VD x) {
     return p * (VD)((n >> 1) << 52) * (VD)((n - (n >> 1)) << 52);
 }
 
+/* e^x for x <= 709 (or NaN), 0 from -709 down: one step of scaling suffices. 1.0 ULP. */
+PN_INLINE VD pn_exp_down_d(VD x) {
+    VDU n; /* k + 1023; k = -1023 gives s = 0 */
+    VD low = pn_set1_d(-709);
+    VD p = pn_exp_core_d(pn_select_d(x < low, low, x), 1023, &n);
+    VD s = (VD)(n << 52);
+#ifdef PN_FUSED
+    return pn_fma_d(s, p, s);
+#else
+    return s * (p + pn_set1_d(1)); /* s p alone could be flushed */
+#endif
+}
+
 /* u = 2^e m, m in [sqrt(1/2), sqrt 2), u > 0 and normal; gives m, e and the bits of e << 52. */
 PN_INLINE VD pn_log_split_d(VD u, VD *e, VDU *shift) {
     VDU t = (VDU)u - 0x3fe6a09e667f3bcdu; /* sqrt(1/2): where m starts, so does the exponent of t */
@@ -93,6 +106,7 @@ PN_INLINE VD pn_sin_core_d(VD x, uint64_t turn) {
 #else
 
 PN_INLINE V pn_exp(V x) { return pn_exp_d(x); }
+PN_INLINE V pn_exp_down(V x) { return pn_exp_down_d(x); }
 PN_INLINE V pn_log(V x) { return pn_log_d(x); }
 
 /* e^x - 1 = 2 (s (e^r - 1) + (s - 1/2)), s = 2^(k-1). 1.6 ULP.
@@ -143,8 +157,11 @@ PN_INLINE V pn_tanh(V x) {
     return pn_copysign(t / (t + pn_set1(2)), x);
 }
 
-/* sigmoid(x) = 1 / (1 + e^-x). 1.9 ULP. As x -> -inf the sum is e^-x: no cancellation. */
-PN_INLINE V pn_sigmoid(V x) { return pn_set1(1) / (pn_set1(1) + pn_exp(-x)); }
+/* sigmoid(x) = 1 / (1 + e^-x). 1.9 ULP. As x -> -inf the sum is e^-x: no cancellation. From -709
+ * down the result is subnormal. */
+PN_INLINE V pn_sigmoid(V x) {
+    return pn_set1(1) / (pn_set1(1) + pn_exp_down(pn_min_b(pn_set1(709), -x)));
+}
 
 /* erf |x| = 1 - e^-g, g = -log(erfc |x|) = |x| + |x| p(|x|), deg p = 24 on [0, 6], minimax: 2^-56
  * of erf. 1.5 ULP. 1 - e^-g by exp's parts: nothing cancels. From 6 on it is 1. (|x| is scaled up,
@@ -165,6 +182,11 @@ PN_INLINE V pn_erf(V x) {
     p = pn_exp_core_d(pn_fma(big, p, big) * pn_set1(-0x1p-64), 1023, &n);
     V s = (V)(n << 52);
     return pn_copysign(pn_fma(s, p, s - pn_set1(1)), x);
+}
+
+/* The normal distribution's Phi(x) = (1 + erf(x/sqrt 2))/2, to 2^-52 (absolute). */
+PN_INLINE V pn_normal(V x) {
+    return pn_set1(0.5) * (pn_set1(1) + pn_erf(x * pn_set1(0x1.6a09e667f3bcdp-1)));
 }
 
 #define PN_SIN_MAX 0x1p19

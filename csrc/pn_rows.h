@@ -1,7 +1,9 @@
-/* pn_rows.h: what softmax and cross-entropy do along a row of n neighbouring elements, in T.
+/* pn_rows.h: loops along a row of n neighbouring elements, in T: softmax, cross-entropy, layer norm.
  *
- * Sums run in vectors over blocks of ROW_BLOCK elements, and the blocks' sums in double: their order
- * depends on n alone, and their error hardly on it.
+ * A loop's body runs once for each vector of the row: LOAD(p, fill) is row p's vector there, a lane
+ * beyond the end sees fill; STORE(p, v) leaves such lanes alone; k is 0, 1, 2, 3 in turn. Sums take
+ * sum[k], so that four additions are under way at once, over blocks of ROW_BLOCK elements, and add up
+ * the blocks' sums in double: their order depends on n alone, and their error hardly on it.
  */
 #ifndef PN_ROWS_H
 #define PN_ROWS_H
@@ -14,50 +16,74 @@
 #define ROW_BLOCK 1024
 #define ROW_WORK 8192 /* elements a chunk */
 
-/* Sums `term`, an expression of LOAD(p, fill), over a row; a lane beyond the end sees fill. */
-#define LOAD(p, fill) pn_load_part((p) + i, m, (T)(fill))
-#define PN_ROW_SUM(sum, n, term)                                                                   \
-    for (int64_t lo = 0; lo < (n); lo += ROW_BLOCK) {                                              \
-        V partial = pn_set1(0);                                                                    \
-        int64_t hi = pn_min((n), lo + ROW_BLOCK);                                                  \
-        for (int64_t i = lo; i < hi; i += PN_VL) {                                                 \
-            int64_t m = hi - i;                                                                    \
-            partial += (term);                                                                     \
-        }                                                                                          \
-        sum += (double)pn_hsum(partial);                                                           \
+#define LOAD(p, fill) (full ? pn_load((p) + i) : pn_load_part((p) + i, m, (T)(fill)))
+#define STORE(p, v)                                                                                \
+    do {                                                                                           \
+        if (full)                                                                                  \
+            pn_store((p) + i, v);                                                                  \
+        else                                                                                       \
+            pn_store_part((p) + i, v, m);                                                          \
+    } while (0)
+#define PN_ROW_STEP(k_, full_, ...)                                                                \
+    {                                                                                              \
+        enum { k = k_, full = full_ };                                                             \
+        __VA_ARGS__                                                                                \
+        i += PN_VL;                                                                                \
     }
 
-/* Stores `value`, an expression of LOAD(p, fill), to y for every element of a row. */
-#define PN_ROW_EACH(y, n, value)                                                                   \
-    for (int64_t i = 0; i < (n); i += PN_VL) {                                                     \
-        int64_t m = (n) - i;                                                                       \
-        pn_store_part((y) + i, (value), m);                                                        \
+/* The body for elements [first, last) */
+#define PN_ROW_PART(first, last, ...)                                                              \
+    do {                                                                                           \
+        int64_t i = (first), end_ = (last), m = 0;                                                 \
+        while (i + 4 * PN_VL <= end_) {                                                            \
+            PN_ROW_STEP(0, 1, __VA_ARGS__)                                                         \
+            PN_ROW_STEP(1, 1, __VA_ARGS__)                                                         \
+            PN_ROW_STEP(2, 1, __VA_ARGS__)                                                         \
+            PN_ROW_STEP(3, 1, __VA_ARGS__)                                                         \
+        }                                                                                          \
+        while (i + PN_VL <= end_) PN_ROW_STEP(0, 1, __VA_ARGS__)                                   \
+        m = end_ - i;                                                                              \
+        if (m > 0) PN_ROW_STEP(1, 0, __VA_ARGS__)                                                  \
+    } while (0)
+#define PN_ROW(n, ...) PN_ROW_PART(0, n, __VA_ARGS__)
+
+/* Adds up over a row what the body adds to sum[k]; to and to2 (sum2[k]) are doubles. */
+#define PN_ROW_SUM(to, n, ...)                                                                     \
+    for (int64_t lo_ = 0; lo_ < (n); lo_ += ROW_BLOCK) {                                           \
+        V sum[4] = {0};                                                                            \
+        PN_ROW_PART(lo_, pn_min((n), lo_ + ROW_BLOCK), __VA_ARGS__);                               \
+        to += (double)pn_hsum((sum[0] + sum[1]) + (sum[2] + sum[3]));                              \
+    }
+#define PN_ROW_SUM2(to, to2, n, ...)                                                               \
+    for (int64_t lo_ = 0; lo_ < (n); lo_ += ROW_BLOCK) {                                           \
+        V sum[4] = {0}, sum2[4] = {0};                                                             \
+        PN_ROW_PART(lo_, pn_min((n), lo_ + ROW_BLOCK), __VA_ARGS__);                               \
+        to += (double)pn_hsum((sum[0] + sum[1]) + (sum[2] + sum[3]));                              \
+        to2 += (double)pn_hsum((sum2[0] + sum2[1]) + (sum2[2] + sum2[3]));                         \
     }
 
 /* The largest element; -inf for none. A NaN may get lost: the sum of exponentials keeps it. */
 PN_INLINE T row_max(const T *x, int64_t n) {
-    V top = pn_set1((T)-INFINITY);
-    for (int64_t i = 0; i < n; i += PN_VL) {
-        int64_t m = n - i;
-        top = pn_max_b(LOAD(x, -INFINITY), top);
-    }
-#pragma GCC unroll 8
-    for (int w = PN_VL / 2; w > 0; w /= 2) top = pn_max_b(pn_swap(top, w), top);
-    return top[0];
+    V low = pn_set1((T)-INFINITY), top[4] = {low, low, low, low};
+    PN_ROW(n, top[k] = pn_max_b(LOAD(x, -INFINITY), top[k]););
+    V max = pn_max_b(pn_max_b(top[0], top[1]), pn_max_b(top[2], top[3]));
+    PN_UNROLL
+    for (int w = PN_VL / 2; w > 0; w /= 2) max = pn_max_b(pn_swap(max, w), max);
+    return max[0];
 }
 
 PN_INLINE double row_sum(const T *x, int64_t n) {
-    double sum = 0;
-    PN_ROW_SUM(sum, n, LOAD(x, 0))
-    return sum;
+    double total = 0;
+    PN_ROW_SUM(total, n, sum[k] += LOAD(x, 0);)
+    return total;
 }
 
-/* Σ e^(x - top) */
+/* Σ e^(x - top), top >= x */
 PN_INLINE double row_sum_exp(const T *x, int64_t n, T top) {
-    double sum = 0;
+    double total = 0;
     V shift = pn_set1(top);
-    PN_ROW_SUM(sum, n, pn_exp(LOAD(x, -INFINITY) - shift))
-    return sum;
+    PN_ROW_SUM(total, n, sum[k] += pn_exp_down(LOAD(x, -INFINITY) - shift);)
+    return total;
 }
 
 PN_INLINE T log_of(double x) { return pn_log(pn_set1((T)x))[0]; }

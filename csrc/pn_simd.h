@@ -4,7 +4,7 @@
  * this file adds what the language has no operator for. Bits of a lane's result depend on that
  * lane's operands only, never on the lane or on its neighbours.
  *
- *   load, store     pn_load pn_store pn_set1 pn_load_part pn_store_part
+ *   load, store     pn_load pn_store pn_set1 pn_load_part pn_store_part pn_stream pn_stream_end
  *   arithmetic      pn_fma pn_fnma pn_sqrt pn_max pn_min pn_clamp pn_abs pn_copysign
  *   rounding        pn_round (nearest, ties to even) pn_floor pn_ceil pn_trunc
  *   choice          pn_select pn_isnan pn_any
@@ -59,6 +59,10 @@ typedef uint64_t pn_uint;
 #define PN_HBYTES 16
 #endif
 #define PN_PIECES (PN_VBYTES / PN_HBYTES)
+
+#if defined __FMA__ || defined __aarch64__
+#define PN_FUSED 1 /* pn_fma rounds once */
+#endif
 
 #if PN_PIECES > 1 && !defined __clang__ /* a V wider than a register: an ABI that nobody uses */
 #pragma GCC diagnostic ignored "-Wpsabi"
@@ -222,6 +226,25 @@ PN_LIFT1(pn_ceil)
 PN_LIFT1(pn_trunc)
 PN_LIFT2(pn_max_b) /* NaN where b is NaN; where only a is, b on x86 and NaN on aarch64 */
 PN_LIFT2(pn_min_b)
+
+/* To an address aligned to V, past the caches where the machine can; other threads see it after
+ * pn_stream_end. */
+PN_INLINE void pn_stream(T *p, V v) {
+#ifdef __x86_64__
+    const union {
+        V v;
+        pn_h h[PN_PIECES];
+    } x = {v};
+    for (int i = 0; i < PN_PIECES; i++) PN_MM(stream)(p + i * (PN_HBYTES / sizeof(T)), x.h[i]);
+#else
+    pn_store(p, v);
+#endif
+}
+PN_INLINE void pn_stream_end(void) {
+#ifdef __x86_64__
+    _mm_sfence();
+#endif
+}
 
 /* ---- choice, signs, bounds ---------------------------------------------------------------- */
 

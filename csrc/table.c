@@ -1,7 +1,8 @@
 /* table.c: kernel name → function, for each ISA level that this build has.
  *
  * The build sets PN_LEVELS_ALL, or PN_LEVEL_BASE alone, by what the compiler can target. Each line
- * of kernels.inc declares its functions and fills a row; the row's ISA is chosen at run time.
+ * of kernels.inc declares its functions and fills a row; the row's ISA is chosen at run time, as is the
+ * BLAS, if any, that computes products.
  */
 #include <stdatomic.h>
 
@@ -114,6 +115,12 @@ int pn_use_isa(int level) {
     atomic_store(&isa_level, level);
     return 0;
 }
+
+static _Atomic(const pn_blas_table *) blas;
+
+const pn_blas_table *pn_blas(void) { return atomic_load_explicit(&blas, memory_order_acquire); }
+
+void pn_use_blas(const pn_blas_table *t) { atomic_store_explicit(&blas, t, memory_order_release); }
 
 int pn_n_kernels(void) { return (int)(sizeof kernels / sizeof kernels[0]); }
 

@@ -4,9 +4,20 @@ import importlib
 
 from . import ops as ops
 from .autograd import *  # noqa: F403
-from .config import __version__, config, get_num_threads, set_num_threads, show_config, threads
+from .config import (
+    __version__,
+    config,
+    get_gemm,
+    get_num_threads,
+    set_gemm,
+    set_num_threads,
+    show_config,
+    threads,
+    using_gemm,
+)
 from .creation import *  # noqa: F403
 from .op import OPS, Effect, Op
+from .plan import Compiled, NotRecordable, compile
 from .random import (
     Generator,
     bernoulli,
@@ -27,13 +38,16 @@ globals().update(ops.FUNCTIONS)  # pynn.add, pynn.exp, pynn.sum, pynn.cat, …
 
 # loaded when first asked for, so that `import pynn` costs little more than `import numpy`
 _LAZY = ("data", "nn", "optim", "train")
+_LAZY_NAMES = {"Session": "session"}
 
 
 def __getattr__(name: str):
     if name in _LAZY:
         return importlib.import_module("." + name, __name__)
+    if name in _LAZY_NAMES:
+        return getattr(importlib.import_module("." + _LAZY_NAMES[name], __name__), name)
     raise AttributeError(f"module 'pynn' has no attribute {name!r}")
 
 
 def __dir__():
-    return sorted([*globals(), *_LAZY])
+    return sorted([*globals(), *_LAZY, *_LAZY_NAMES])

@@ -4,6 +4,7 @@ import operator
 
 import numpy as np
 
+from . import _core
 from .tensor import Tensor
 
 __all__ = ["Key", "out_of_bounds", "plain_key"]
@@ -20,6 +21,7 @@ def _entry(k):
     if isinstance(k, Tensor):
         a = k._array()
     elif isinstance(k, (np.ndarray, list, tuple, range)):
+        _core.note_array(k, "an index")
         a = np.asarray(k)
         if a.size == 0 and not isinstance(k, np.ndarray):
             a = a.astype(np.int64)
@@ -53,6 +55,7 @@ def _entries(shape, key):
 
 
 def out_of_bounds(what, index, dim, size, where=""):
+    index = _core.shown(int(index))
     return IndexError(f"{what}: index {index}{where} is out of bounds for dimension {dim} of size {size}")
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+from _thread import get_ident
 from collections.abc import Callable
 
 import numpy as np
@@ -20,20 +22,51 @@ __all__ = ["backward", "detect_anomaly", "enable_grad", "grad", "hvp", "is_grad_
 class _GradMode(contextlib.ContextDecorator):
     def __init__(self, on: bool):
         self._on = on
-        self._before: list[bool] = []
+        self._before: dict[int, list[bool]] = {}  # by thread: several may be inside at once
 
     def __enter__(self):
-        self._before.append(_core.set_grad_enabled(self._on))
+        self._before.setdefault(get_ident(), []).append(_core.set_grad_enabled(self._on))
         return self
 
     def __exit__(self, *exc):
-        _core.set_grad_enabled(self._before.pop())
+        me = get_ident()
+        _core.set_grad_enabled(self._before[me].pop())
+        if not self._before[me]:
+            del self._before[me]
 
     def __call__(self, fn):
+        if inspect.isgeneratorfunction(fn):
+            return self._stepwise(fn)
+
         @functools.wraps(fn)
         def wrapped(*args, **kwargs):
             with type(self)():
                 return fn(*args, **kwargs)
+
+        return wrapped
+
+    def _stepwise(self, fn):
+        """A generator runs in this mode, what it yields to does not."""
+
+        @functools.wraps(fn)
+        def wrapped(*args, **kwargs):
+            steps, value = fn(*args, **kwargs), None
+            step = steps.send
+            while True:
+                try:
+                    with type(self)():
+                        out = step(value)
+                except StopIteration as end:
+                    return end.value
+                step = steps.send
+                try:
+                    value = yield out
+                except GeneratorExit:
+                    with type(self)():
+                        steps.close()
+                    raise
+                except BaseException as e:
+                    step, value = steps.throw, e
 
         return wrapped
 
@@ -57,7 +90,8 @@ is_grad_enabled = _core.grad_enabled
 
 @contextlib.contextmanager
 def detect_anomaly():
-    """Every kernel's output is checked for NaN and Inf inside; FloatingPointError names the op that made it."""
+    """The output of every kernel that this thread calls inside is checked for NaN and Inf; FloatingPointError
+    names the op that made it."""
     before = _core.set_anomaly(True)
     try:
         yield

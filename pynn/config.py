@@ -2,8 +2,8 @@
 
 At import the number of threads is set to the smallest of what the process may use (CPU affinity), what
 its cgroups grant (CPU quota, v1 and v2), and OMP_NUM_THREADS, which workers of joblib are given too.
-Environment: PYNN_NUM_THREADS overrides that number, PYNN_ISA caps the ISA level, PYNN_CHUNK_DIV
-shrinks the chunks of work.
+Environment: PYNN_NUM_THREADS overrides that number, PYNN_ISA caps the ISA level, PYNN_GEMM=blas gives
+matrix products to SciPy's BLAS, PYNN_CHUNK_DIV shrinks the chunks of work.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from . import _core
 
-__all__ = ["config", "get_num_threads", "set_num_threads", "show_config", "threads"]
+__all__ = [
+    "config", "get_gemm", "get_num_threads", "set_gemm", "set_num_threads", "show_config", "threads", "using_gemm",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -122,7 +124,7 @@ def get_num_threads() -> int:
 
 
 class threads:
-    """A context within which kernels use n threads: `with pynn.threads(1): …`"""
+    """A context within which kernels use n threads, in the whole process: `with pynn.threads(1): …`"""
 
     def __init__(self, n: int):
         self.n = n
@@ -144,6 +146,117 @@ class threads:
         _reason = why
 
 
+# ---- matrix products -----------------------------------------------------------------------------------
+
+GEMMS = ("native", "blas")
+_blas: dict[str, Any] | None = None  # the BLAS that was loaded: library, version, core, int_bits
+_blas_threads: tuple[Callable, Callable] | None = None  # its functions that get and set its number of threads
+_blas_threads_before: int | None = None
+
+# By library: the functions that get and set its number of threads, and that of OpenBLAS that tells what it is
+_BLAS_FUNCTIONS = [
+    *(
+        (f"{name}_get_num_threads{end}", f"{name}_set_num_threads{end}", f"{name}_get_config{end}")
+        for name in ("scipy_openblas", "openblas")
+        for end in ("", "64_")
+    ),
+    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads", ""),
+    ("bli_thread_get_num_threads", "bli_thread_set_num_threads", ""),
+]  # fmt: skip
+
+
+def _load_blas() -> None:
+    """Finds the BLAS of SciPy, which is imported for it, and what sets its threads."""
+    global _blas, _blas_threads
+    import ctypes
+
+    try:
+        from scipy.linalg import cython_blas
+    except ImportError as e:
+        raise ImportError(
+            'set_gemm: "blas" is the BLAS that comes with SciPy, which cannot be imported: pip install scipy'
+        ) from e
+    found = {"library": "unknown", "version": "unknown", **((_scipy() or {}).get("blas") or {})}
+    found["library"] = found.pop("name", found["library"])
+    found["int_bits"] = _core.load_blas(cython_blas.__pyx_capi__)
+    # names are looked up in this module and in what it was linked with, and so never in NumPy's own copy
+    library = ctypes.CDLL(cython_blas.__file__)
+    for get, set_, tell in _BLAS_FUNCTIONS:
+        if hasattr(library, get) and hasattr(library, set_):
+            _blas_threads = getattr(library, get), getattr(library, set_)
+            if tell and hasattr(library, tell):
+                ask = getattr(library, tell)
+                ask.restype = ctypes.c_char_p
+                words = ask().decode().split()
+                found["library"], found["version"] = words[:2]
+            break
+    else:
+        warnings.warn("pynn: found no way to set the threads of SciPy's BLAS; let it use one thread, lest it compete "
+                      "with pynn's own", RuntimeWarning, stacklevel=4)  # fmt: skip
+    _blas = found
+
+
+def set_gemm(name: str) -> str:
+    """Chooses what computes matrix products: "native", pynn's own kernels, or "blas", the BLAS that SciPy has.
+
+    Under "blas" SciPy is imported, and its BLAS set to one thread, as pynn cuts large products over its own;
+    "native" gives it back the threads that it had. NumPy's BLAS is another copy in the wheels, and stays as it
+    is. What BLAS cannot take, such as strides in both dimensions, the native kernels compute. A BLAS may add
+    in another order in another place: with it, results are not promised to repeat bit for bit.
+
+    Returns:
+        What was chosen before.
+
+    Raises:
+        ValueError: another name. ImportError: SciPy is missing, or has no BLAS that pynn knows how to call.
+    """
+    global _blas_threads_before
+    if name not in GEMMS:
+        raise ValueError(f"set_gemm: argument 'name': expected 'native' or 'blas', got {name!r}")
+    before = get_gemm()
+    if name == before:
+        return before
+    if name == "blas" and _blas is None:
+        _load_blas()
+    if _blas_threads is not None:
+        get, set_ = _blas_threads
+        if name == "blas":
+            _blas_threads_before = get()
+            set_(1)
+        else:
+            _core.use_blas(False)
+            set_(_blas_threads_before)
+    _core.use_blas(name == "blas")
+    return before
+
+
+def get_gemm() -> str:
+    """What computes matrix products: "native" or "blas"."""
+    return GEMMS[_core.blas_used()]
+
+
+class using_gemm:
+    """A context within which `name` computes matrix products, as set_gemm: `with pynn.using_gemm("blas"): …`"""
+
+    def __init__(self, name: str):
+        self.name = name
+        self._before: list[str] = []
+
+    def __enter__(self):
+        self._before.append(set_gemm(self.name))
+        return self
+
+    def __exit__(self, *exc):
+        set_gemm(self._before.pop())
+
+
+def _gemm_config() -> dict[str, Any]:
+    """Which back end computes products, and the BLAS that it is."""
+    if get_gemm() == "native":
+        return {"gemm": "native"}
+    return {"gemm": "blas", **_blas, "threads": _blas_threads and _blas_threads[0]()}
+
+
 def _start() -> None:
     """Applies the environment; called once, at import."""
     global _reason
@@ -160,6 +273,12 @@ def _start() -> None:
         elif cap not in ("avx2", "avx512"):  # those are no cap where the machine has less
             warnings.warn(f"pynn: PYNN_ISA={cap!r} is ignored: expected one of {', '.join(levels)}", RuntimeWarning,
                           stacklevel=2)  # fmt: skip
+    gemm = os.environ.get("PYNN_GEMM", "").strip()
+    if gemm in GEMMS:
+        set_gemm(gemm)
+    elif gemm:
+        warnings.warn(f"pynn: PYNN_GEMM={gemm!r} is ignored: expected one of {', '.join(GEMMS)}", RuntimeWarning,
+                      stacklevel=2)  # fmt: skip
 
 
 # ---- what there is -------------------------------------------------------------------------------------
@@ -220,7 +339,7 @@ def config() -> dict[str, Any]:
             "backend": _core.par_stats()["backend"],
             "team": _core.par_stats()["team"],
         },
-        "blas": {"pynn": "own kernels", "numpy": _blas_of(numpy_build), "scipy": scipy and scipy.get("blas")},
+        "blas": {"pynn": _gemm_config(), "numpy": _blas_of(numpy_build), "scipy": scipy and scipy.get("blas")},
         "memory": {**_core.alloc_stats(), "available": available_memory()},
     }
 
@@ -236,7 +355,13 @@ def _lines(c: dict[str, Any]) -> Iterator[str]:
     yield f"ISA       {isa['level']} (available: {', '.join(isa['available'])})"
     yield f"threads   {team['n']} ({team['why']}), {team['backend']}"
     of = [f"{k} {b['name']} {b['version']}" for k, b in (("NumPy", blas["numpy"]), ("SciPy", blas["scipy"])) if b]
-    yield f"BLAS      pynn: {blas['pynn']}; found: {', '.join(of) or 'none'}"
+    own = blas["pynn"]
+    if own["gemm"] == "native":
+        used = "own kernels"
+    else:
+        bits, threads = (own[k] or "unknown" for k in ("int_bits", "threads"))
+        used = f"SciPy's {own['library']} {own['version']} ({bits}-bit integers, threads: {threads})"
+    yield f"BLAS      pynn: {used}; found: {', '.join(of) or 'none'}"
     yield (
         f"memory    {_mb(memory['live'])} live, {_mb(memory['peak_live'])} at the peak, "
         f"{_mb(memory['cached'])} cached; {_mb(memory['available'])} available on the system"

@@ -3,6 +3,8 @@ all the numbers given are integers and the values count (arange, full); a shape 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import _core, random
@@ -87,17 +89,22 @@ def arange(start, end=None, step=1, *, dtype=None, requires_grad=False) -> Tenso
     if step == 0:
         raise ValueError("arange: argument 'step': expected a number other than 0, got 0")
     whole = all(isinstance(v, (int, np.integer)) for v in (start, end, step))
+    n = max(0, -(-(end - start) // step))
+    if isinstance(n, int) or math.isfinite(n):
+        _core.check_shape((int(n),), np.int64)  # NumPy's errors name no size
     values = np.arange(start, end, step, None if whole else np.float64)
     return _leaf(Tensor(values, dtype=dtype or (np.int64 if whole else float32)), requires_grad)
 
 
 def linspace(start, end, steps: int, *, dtype=None, requires_grad=False) -> Tensor:
     """steps numbers at equal distances from start to end, both included."""
+    _core.check_shape((steps,), np.float64)
     return _leaf(Tensor(np.linspace(start, end, steps), dtype=dtype or float32), requires_grad)
 
 
 def eye(n: int, m: int | None = None, *, dtype=None, requires_grad=False) -> Tensor:
     """[n, m] (m = n by default) with 1 on the diagonal and 0 elsewhere."""
+    _core.check_shape((n, n if m is None else m), np.float64)
     return _leaf(Tensor(np.eye(n, m), dtype=dtype or float32), requires_grad)
 
 
@@ -114,5 +121,6 @@ def triu(input, diagonal: int = 0) -> Tensor:
 def _triangle(x, diagonal, what, upper):
     if x.ndim < 2:
         raise ValueError(f"{what}: argument 'input': expected at least 2 dimensions, got shape {x.shape}")
-    below = np.tri(x.shape[-2], x.shape[-1], diagonal, dtype=np.bool_)
+    rows, columns = x.shape[-2:]
+    below = np.tri(rows, columns, max(-rows, min(diagonal, columns)), dtype=np.bool_)
     return OPS.where(Tensor(below != upper), x, 0)

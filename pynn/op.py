@@ -11,18 +11,22 @@ The strings of an entry
                          b bool; * any dtype of its own
                 :i<C     indices below dimension C, checked by the kernel
     flops       a sum of products of named dimensions; n is the number of elements of the first output
+    bytes       the same, where a call does not read its arguments and write its results once each, as a
+                gather; item is the bytes of an element of the first output, lead the elements of "..."
     saves       names of the inputs and outputs whose values backward needs
 
 The derivative is given in one of three ways
     vjp          vjp(node, *dys) → gradients of the inputs, in Tensor operations: primitives
     formula      the value in Tensor operations; its derivative is the op's
     bwd          a fused kernel for the first order beside formula, or beside bwd_formula(*dys, *saved),
-                 which the second order differentiates
+                 which the second order differentiates. Where that takes `need`, it is told, for each
+                gradient, whether it is wanted; None will do in place of one that is not
 """
 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -35,6 +39,7 @@ __all__ = ["OPS", "Effect", "ListEffect", "Op"]
 
 _ARG = re.compile(r"(\w+)\[([^\]]*)\](\?)?(?::([TCAib*])(?:<(\w+))?)?")
 _KERNELS = _core.kernels()
+_COUNTS = {"n": -1, "item": -2, "lead": -3}  # in flops and bytes, beside the named dimensions
 
 
 class Registry:
@@ -90,7 +95,7 @@ def parse_args(text: str, symbols: list[str]) -> list[tuple]:
 
 
 def parse_flops(text: str, symbols: list[str]) -> list[tuple[float, list[int]]]:
-    """[(coefficient, [symbol index, or -1 for n])] of a sum of products."""
+    """[(coefficient, [symbol index, or what _COUNTS says])] of a sum of products."""
 
     def terms(node):
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
@@ -104,7 +109,7 @@ def parse_flops(text: str, symbols: list[str]) -> list[tuple[float, list[int]]]:
             elif isinstance(v, ast.Constant):
                 coef *= v.value
             else:
-                syms.append(-1 if v.id == "n" else symbols.index(v.id))
+                syms.append(_COUNTS[v.id] if v.id in _COUNTS else symbols.index(v.id))
         return [(coef, syms)]
 
     return terms(ast.parse(text, mode="eval").body)
@@ -126,8 +131,9 @@ class Op(_core.OpBase):
         layout: "any" strides, or "dense" where the kernel wants row-major arguments.
         like: the result takes the memory layout of the first 4-D operand (elementwise ops).
         promote: whether mixed dtypes are promoted; layers raise instead.
+        compares: a comparison of two inputs, which is exact for Python integers beyond the other's dtype.
         view: name of a view instead of a kernel.
-        flops, bytes: cost, for the thread grain, the roofline and summaries.
+        flops, bytes: cost, for the release of the GIL, the roofline and summaries.
         samples: samples(rng) → (args, params) pairs beside those drawn from the strings.
         domain: {input: (low, high)} from which samples are drawn; kinks: points that gradcheck avoids.
         errors: (args, params, exception, pattern) of bad calls.
@@ -175,6 +181,7 @@ class Op(_core.OpBase):
         layout: str = "any",
         like: bool = False,
         promote: bool = True,
+        compares: bool = False,
         view: str | None = None,
         flops: str = "n",
         bytes: str | None = None,
@@ -196,8 +203,11 @@ class Op(_core.OpBase):
         self.bwd_formula, self.saves, self.flops, self.bytes = bwd_formula, saves, flops, bytes
         self.__doc__ = f"{name}({ins}) → {outs}\n\n{doc}"
         self._set_name(name, dict(params or {}))
+        self.compares = compares
         self._set_specs(self.in_specs, self.out_specs, symbols, len(parse_args(writes, symbols)))
         self._set_flops(parse_flops(flops, symbols))
+        if bytes is not None:
+            self._set_bytes(parse_flops(bytes, symbols))
         self._bind_kernel(kernel, layout == "dense", like, promote)
         save_in, save_out = self._save_masks(saves, bool(vjp or bwd_formula))
         py_kernel = kernel if callable(kernel) else None
@@ -260,10 +270,7 @@ class Op(_core.OpBase):
         b._set_flops(parse_flops(self.flops, list(self.sym_names)))
         b._bind_kernel(kernel, self.rows, self.like, True)
         if self.bwd_formula is not None:
-            fn = self.bwd_formula
-
-            def formula(*args, _need, **params):
-                return fn(*args, **params)
+            formula = _asking(self.bwd_formula, [k for k, s in enumerate(self.in_specs) if s[3] == "T"])
         else:
             formula = _formula_of_bwd(self, len(dys), len(ins))
         py_kernel = kernel if callable(kernel) else None
@@ -275,6 +282,18 @@ class _DerivedBwd(Op):
     """An op that no one calls by name: the fused backward of another."""
 
     __slots__ = ()
+
+
+def _asking(fn: Callable, places: list[int]) -> Callable:
+    """bwd_formula as an op's formula. One that takes `need` is told which gradients are wanted."""
+    tells = "need" in inspect.signature(fn).parameters
+
+    def formula(*args, _need, **params):
+        if tells:
+            params["need"] = tuple(_need >> k & 1 == 1 for k in places)
+        return fn(*args, **params)
+
+    return formula
 
 
 def _full_shapes(op: Op, ins: list) -> list[tuple[int, ...] | None]:
@@ -321,8 +340,11 @@ class Effect(Op):
 
     __slots__ = ()
 
-    def __init__(self, name: str, ins: str, writes: str, outs: str = "", **entry):
+    def __init__(self, name: str, ins: str, writes: str, outs: str = "", *, whole: bool = False, **entry):
+        """whole: what it writes does not depend on what was there."""
         super().__init__(name, ins, outs, writes=writes, **entry)
+        if whole:
+            self._set_whole()
 
 
 class ListEffect(Effect):
@@ -330,9 +352,20 @@ class ListEffect(Effect):
 
     Arguments with names ending in `_list` are columns of a table. Called as effect(*singles, rows, **params)
     with a tuple of tensors for each row, in the entry's order; see _core.run_list.
+
+    needs: {optional argument: parameter}: a call in which the parameter is not 0 must give the argument.
     """
 
     __slots__ = ()
+
+    def __init__(self, name: str, ins: str, writes: str, *, needs: dict[str, str] | None = None, **entry):
+        super().__init__(name, ins, writes, **entry)
+        unknown = {k for k in needs or () if k not in self.in_names} | {
+            p for p in (needs or {}).values() if p not in self.defaults
+        }
+        if unknown:
+            raise ValueError(f"{name}: needs names neither an argument nor a parameter: {', '.join(sorted(unknown))}")
+        self._set_needs(tuple((self.in_names.index(k), p) for k, p in (needs or {}).items()))
 
     def __call__(self, *args, **params):
         unknown = params.keys() - self.defaults.keys()

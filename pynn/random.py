@@ -180,13 +180,19 @@ def randint(*args, low=None, high=None, size=None, generator=None, dtype=np.int6
         raise TypeError(f"randint: expected high and size, or low, high and size, got {len(args)} positional arguments")
     given.update(zip(free, args))
     low, high, size = given["low"] or 0, given["high"], given["size"]
-    if low >= high:
-        raise ValueError(f"randint: expected low < high, got low={low} and high={high}")
+    if not low < high:
+        raise ValueError(f"randint: expected low < high, got low={_core.shown(low)} and high={_core.shown(high)}")
+    if low < -(2**63) or high > 2**63:
+        raise OverflowError(
+            f"randint: expected a range of 64-bit integers, got low={_core.shown(low)} and high={_core.shown(high)}"
+        )
+    _core.check_shape(size, np.int64)
     return Tensor(_stream(generator).integers(low, high, size, np.int64), dtype=dtype)
 
 
 def randperm(n: int, *, generator=None, dtype=np.int64) -> Tensor:
     """The integers 0 .. n - 1 in random order."""
+    _core.check_shape((n,), np.int64)
     return Tensor(_stream(generator).permutation(n), dtype=dtype)
 
 

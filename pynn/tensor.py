@@ -7,6 +7,7 @@ an op of pynn/ops, found in the registry OPS.
 from __future__ import annotations
 
 import contextlib
+import operator
 
 import numpy as np
 
@@ -259,14 +260,21 @@ class Tensor(_core.TensorBase):
     def copy_(self, source) -> Tensor:
         """Overwrites the values with source's, broadcast and converted; the version is bumped."""
         if not isinstance(source, Tensor):
-            source = tensor(source)
+            source = self._source(source, "copy_: argument 'source'")
         if self.is_leaf:
             _check_history(source, "copy_")
         OPS.copy_(source.detach(), self)
         return self
 
+    def _source(self, data, what: str) -> Tensor:
+        """What is to be written here: Python's integers must fit, arrays are converted as the kernel does."""
+        x = _core.from_array(data, None, what)
+        if x.dtype.kind == "i" and self.dtype.kind in "iu" and not isinstance(data, (np.ndarray, np.generic)):
+            x = _core.from_array(data, self.dtype, what)
+        return x
+
     def fill_(self, value) -> Tensor:
-        return self.copy_(tensor(value, self.dtype))
+        return self.copy_(value if isinstance(value, Tensor) else tensor(value, self.dtype))
 
     def zero_(self) -> Tensor:
         return self.fill_(0)
@@ -278,7 +286,7 @@ class Tensor(_core.TensorBase):
                 "pynn.index_put"
             )
         if not isinstance(value, Tensor):
-            value = tensor(value)
+            value = self._source(value, "assignment to an element: value")
         _check_history(value, "assignment to an element")
         target = self._writable()  # checks that it may be written before anything is
         target[_numpy_key(key)] = value._array()
@@ -299,7 +307,7 @@ class Tensor(_core.TensorBase):
         """Dimensions start_dim..end_dim merged into one."""
         if self.ndim == 0:
             return self.reshape(1)
-        a, b = _axis(start_dim, self.ndim, "flatten"), _axis(end_dim, self.ndim, "flatten")
+        a, b = axis_of(start_dim, self.ndim, "flatten"), axis_of(end_dim, self.ndim, "flatten")
         if a > b:
             raise ValueError(f"flatten: expected start_dim <= end_dim, got {start_dim} and {end_dim} for shape "
                              f"{self.shape}")  # fmt: skip
@@ -312,7 +320,7 @@ class Tensor(_core.TensorBase):
 
     def transpose(self, dim0: int, dim1: int) -> Tensor:
         axes = list(range(self.ndim))
-        a, b = _axis(dim0, self.ndim, "transpose"), _axis(dim1, self.ndim, "transpose")
+        a, b = axis_of(dim0, self.ndim, "transpose"), axis_of(dim1, self.ndim, "transpose")
         axes[a], axes[b] = axes[b], axes[a]
         return OPS.permute(self, axes=tuple(axes))
 
@@ -331,11 +339,11 @@ class Tensor(_core.TensorBase):
         shape = self.shape
         if dim is None:
             return OPS.reshape(self, shape=tuple(n for n in shape if n != 1))
-        d = _axis(dim, self.ndim, "squeeze")
+        d = axis_of(dim, self.ndim, "squeeze")
         return OPS.reshape(self, shape=shape[:d] + shape[d + 1 :]) if shape[d] == 1 else self
 
     def unsqueeze(self, dim: int) -> Tensor:
-        d = _axis(dim, self.ndim + 1, "unsqueeze")
+        d = axis_of(dim, self.ndim + 1, "unsqueeze")
         return OPS.reshape(self, shape=(*self.shape[:d], 1, *self.shape[d:]))
 
     def expand(self, *shape) -> Tensor:
@@ -419,10 +427,15 @@ def _sizes(args) -> tuple[int, ...]:
     return tuple(args[0]) if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
 
 
-def _axis(dim: int, ndim: int, what: str) -> int:
-    if not -ndim <= dim < ndim:
-        raise IndexError(f"{what}: argument 'dim': expected {-ndim} <= dim < {ndim}, got {dim}")
-    return dim % ndim
+def axis_of(dim: int, ndim: int, what: str) -> int:
+    """dim, which may count from the end, in [0, ndim). Raises TypeError, IndexError that begin with `what`."""
+    try:
+        d = operator.index(dim)
+    except TypeError:
+        raise TypeError(f"{what}: argument 'dim': expected an integer, got {_core.shown(dim)}") from None
+    if not -ndim <= d < ndim:
+        raise IndexError(f"{what}: argument 'dim': expected {-ndim} <= dim < {ndim}, got {_core.shown(dim)}")
+    return d % ndim
 
 
 def _numpy_key(key):

@@ -1,6 +1,7 @@
 """The command line, and what pynn.config finds: threads and why, ISA level, BLAS, memory."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -65,6 +66,20 @@ def test_unknown_and_no_command(capsys):
         assert e.value.code == (0 if "--help" in argv else 2)
         text = "".join(capsys.readouterr())
         assert "demo" in text or "command" in text
+
+
+def test_bench_measures_ops(tmp_path, capsys):
+    """Rows with times, and with the bytes and flops that the entry says: n for a sum, 2·M·K·N for a product."""
+    path = tmp_path / "rows.json"
+    assert main(["bench", "add", "matmul", "scatter_add", "--size", "small", "--json", str(path)]) == 0
+    assert "matmul 512³" in capsys.readouterr().out
+    rows = {r["op"]: r for r in json.loads(path.read_text())["rows"]}
+    add, matmul, scatter_add = rows["add"], rows["matmul"], rows["scatter_add"]
+    (*batch, m, k), (*_, n) = matmul["shapes"]
+    assert matmul["flops"] == 2 * m * k * n * math.prod(batch)
+    assert add["flops"] == math.prod(add["shapes"][0])
+    assert add["bytes"] == 3 * 4 * add["flops"]
+    assert min(add["forward_us"], add["forward_backward_us"], scatter_add["forward_us"]) > 0
 
 
 def test_demo_makes_its_files(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Indexing, gathers and scatters, joining, splitting, moving."""
 
+import re
 import sys
 
 import numpy as np
@@ -160,6 +161,31 @@ def test_a_bad_index_reaches_no_kernel():
     with pytest.raises(IndexError):
         x[[0, 7]]
     assert _core.alloc_stats()["n_alloc"] == before
+
+
+def nines(*places):
+    """Indices [2, 3, 4] of zeros, but 9 at the places."""
+    idx = np.zeros((2, 3, 4), np.int64)
+    for place in places:
+        idx[place] = 9
+    return Tensor(idx)
+
+
+@pytest.mark.parametrize(
+    ("op", "call", "where"),
+    [
+        ("gather_along", lambda: OPS.gather_along(pynn.zeros(2, 5, 4), nines((1, 2, 3))), "got 9 at idx[1, 2, 3]"),
+        ("scatter_along", lambda: OPS.scatter_along(pynn.zeros(2, 3, 4), nines((1, 2, 3)), rows=5),
+         "got 9 at idx[1, 2, 3]"),
+        ("unslice step", lambda: OPS.unslice(pynn.zeros(2, 3), Tensor([[0, 0], [1, 7]]), shape=(5, 6)),
+         "got 7 at place[1, 1]"),
+        ("unslice begin", lambda: OPS.unslice(pynn.zeros(2, 3), Tensor([[0, -3], [1, 1]]), shape=(5, 6)),
+         "got -3 at place[0, 1]"),
+    ],
+)  # fmt: skip
+def test_an_error_tells_where_the_bad_index_is(op, call, where):
+    with pytest.raises(IndexError, match=re.escape(where)):
+        call()
 
 
 def test_setitem():

@@ -13,7 +13,6 @@ from pynn import OPS, Tensor, _core
 from pynn.ops import dropout as drop_entries
 from pynn.ops.dropout import dropout, philox, philox_words
 
-RNG = np.random.default_rng(12)
 KEY = Tensor([3, 4])
 
 
@@ -108,7 +107,7 @@ def test_dropout_statistics(p):
 
 
 def test_dropout_at_the_ends_and_its_gradient():
-    x = Tensor(RNG.standard_normal((30, 30)), requires_grad=True)
+    x = Tensor(np.random.default_rng(12).standard_normal((30, 30)), requires_grad=True)
     assert dropout(x, 0.0) is x
     assert dropout(x, 0.7, training=False) is x
     y = dropout(x, 1.0)

@@ -79,6 +79,17 @@ def test_gemm(tmp_path, form, dtype):
     assert re.search(r"largest error 0\.\d+ of its bound", out), out
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f64"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f[0] + ("-64 bytes" if f[1] else ""))
+def test_blas(tmp_path, form, dtype):
+    """The same products by way of a BLAS that adds in the same order, to the bit."""
+    level, more = form
+    flags = [*LEVELS[level].split(), *more.split(), f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={dtype}", "-fopenmp"]
+    sources = ["csrc/pn_blas.c", "csrc/pn_gemm.c", "csrc/pn_par.c"]
+    out = run(build(tmp_path, *flags, "tests/c/test_blas.c", *sources), "2000" if FULL else "120", "7")
+    assert "by gemv" in out
+
+
 @pytest.mark.parametrize("function", ["exp", "log", "tanh", "sigmoid", "erf", "expm1", "log1p", "sin", "cos", "pow"])
 def test_f64_against_many_digits(function):
     """Functions of float64 within 4 ULP of mpmath, on the best level; the whole is tests/c/ulp_f64.py."""

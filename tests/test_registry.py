@@ -1,7 +1,9 @@
 """The house holds together: kernels, entries, stems and classes agree, imports go one way, files stay small."""
 
 import ast
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -87,10 +89,9 @@ def test_effects_have_no_derivative_and_ops_write_nothing():
 
 # An arrow goes from a lower number to a higher; modules of one number may see each other.
 LAYERS = {
-    "_core": 0, "config": 1, "op": 1, "tensor": 1, "autograd": 1, "plan": 1, "creation": 1, "random": 1, "_keys": 1,
-    "sparse": 1,
-    "ops": 2, "nn": 3, "optim": 3, "testing": 3, "_samples": 3, "data": 4, "train": 5, "inspect": 6, "interop": 6,
-    "cli": 7, "__main__": 8,
+    "_core": 0, "config": 1, "op": 1, "tensor": 1, "autograd": 1, "creation": 1, "random": 1, "_keys": 1, "sparse": 1,
+    "ops": 2, "nn": 3, "optim": 3, "plan": 3, "plan_report": 3, "session": 3, "testing": 3, "_samples": 3,
+    "data": 4, "train": 5, "inspect": 6, "interop": 6, "cli": 7, "__main__": 8,
 }  # fmt: skip
 EXCEPTIONS: set[tuple[str, str]] = set()  # (file, module) pairs; none
 OUTSIDE = {"numpy"}  # what may be imported when pynn is; the rest inside of functions
@@ -139,8 +140,6 @@ def test_imports_go_one_way(path):
 
 def test_importing_pynn_is_light():
     """Nothing but NumPy comes along, neither at import nor with the first steps of training."""
-    import subprocess
-
     program = """
 import sys, pynn, pynn.nn, pynn.optim
 heavy = {"scipy", "matplotlib", "sklearn", "tqdm", "torch", "safetensors"}
@@ -204,6 +203,29 @@ def test_functions_are_short():
             if isinstance(node, ast.FunctionDef) and node.end_lineno - node.lineno >= 60:
                 long.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
     assert not long, long
+
+
+@in_tree
+def test_the_page_of_ops_is_up_to_date():
+    """In a process of its own: tests register ops, too."""
+    env = {**os.environ, "PYTHONPATH": str(Path(pynn.__file__).parents[1])}
+    run = subprocess.run([sys.executable, "docs/make_ops.py", "--check"], cwd=ROOT, env=env)
+    assert run.returncode == 0, "python docs/make_ops.py writes it anew"
+
+
+@in_tree
+def test_hooks_and_make_lint_use_the_same_linters():
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    pins = set(re.search(r"^LINTERS = (.*)", (ROOT / "Makefile").read_text(), re.M)[1].split())
+    assert pins == set(re.findall(r"[\w-]+==[\d.]+", hooks)) - set(re.findall(r"pre-commit-hooks==[\d.]+", hooks))
+    assert all("==" in pin for pin in pins)
+
+
+@in_tree
+def test_make_targets_run_files_that_exist():
+    named = set(re.findall(r"\$\((?:PY|PYTHON)\) ([\w/]+\.py)", (ROOT / "Makefile").read_text()))
+    assert len(named) > 3
+    assert [f for f in sorted(named) if not (ROOT / f).is_file()] == []
 
 
 def test_ops_are_ops():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import OPS, no_grad, tensor
+from pynn import OPS, _core, no_grad, tensor
 
 
 @pytest.mark.parametrize(
@@ -102,3 +102,24 @@ def test_amax_of_columns_keeps_the_bits_of_its_position():
     whole = OPS.amax(tensor(x), shape=(1, 37)).numpy()
     for n in range(4, 37):
         assert OPS.amax(tensor(x)[:, :n], shape=(1, n)).numpy().tobytes() == whole[:, :n].tobytes()
+
+
+@pytest.mark.parametrize("n", [100_001, 65_536])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_outputs_beyond_the_caches_have_the_same_bits(n, dtype, threads):
+    """Stored past the caches from 16 MB on; chunks of a 64th bring that down to 256 KB."""
+    rng = np.random.default_rng(0)
+    a, b = (tensor(rng.standard_normal(n).astype(dtype)) for _ in range(2))
+    calls = [lambda: OPS.add(a, b), lambda: OPS.gelu(a), lambda: OPS.add(a[1:], b[:-1]), lambda: OPS.prelu(a, b)]
+    want = [f().numpy_copy() for f in calls]
+    before, div = _core.get_num_threads(), _core.get_chunk_div()
+    _core.set_num_threads(threads)
+    _core.set_chunk_div(64)
+    try:
+        got = [f().numpy_copy() for f in calls for _ in range(3)]
+    finally:
+        _core.set_num_threads(before)
+        _core.set_chunk_div(div)
+    for k, y in enumerate(got):
+        assert y.tobytes() == want[k // 3].tobytes()

@@ -279,7 +279,7 @@ def test_promotion_is_numpys(a):
 
 
 def test_layers_ops_do_not_promote():
-    with pytest.raises(TypeError, match=r"^linear: argument 'W': expected dtype float32 as 'x' has, got float64$"):
+    with pytest.raises(TypeError, match=r"^linear: argument 'x': expected dtype float64 as 'W' has, got float32$"):
         OPS.linear(tensor(np.ones((2, 3), "f4")), tensor(np.ones((4, 3))), None)
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import pynn
 from pynn import OPS, _core, tensor
+from pynn.testing import with_team
 
 X = np.random.default_rng(0).standard_normal((40, 4000)).astype("f4")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
@@ -41,10 +42,7 @@ def child(queue, want):
     try:
         _core.set_num_threads(2)
         _core.set_chunk_div(64)
-        _core.par_stats(reset=True)
-        right = work() == want
-        stats = _core.par_stats()
-        queue.put("right" if right and stats["parallel"] > 0 else f"right: {right}, {stats}")
+        queue.put("right" if with_team(work) == want else "other bits")
     except BaseException:
         queue.put(traceback.format_exc())
 
@@ -166,9 +164,7 @@ def test_one_thread_runs_alone():
 def test_workers_take_part():
     _core.set_num_threads(2)
     _core.set_chunk_div(64)
-    _core.par_stats(reset=True)
-    for _ in range(20):
-        work()
+    with_team(work)
     stats = _core.par_stats()
     assert stats["parallel"] > 0
     assert stats["chunks_by_workers"] > 0
@@ -206,14 +202,12 @@ def test_environment_caps_the_isa_level():
 def test_idle_after_use():
     """Less than 0.5 % of a CPU over a second of idling, for every member of the process."""
     program = """
-import time, numpy as np, pynn
+import time, numpy as np, pynn.testing
 from pynn import OPS, _core, tensor
 _core.set_num_threads(4)
 _core.set_chunk_div(64)
 x = tensor(np.ones((100, 1000), "f4"))
-for _ in range(50):
-    OPS.tanh(x)
-assert _core.par_stats()["parallel"] > 0
+pynn.testing.with_team(lambda: OPS.tanh(x))
 time.sleep(0.05)
 before = time.process_time()
 time.sleep(1.0)
@@ -287,7 +281,5 @@ def test_training_is_the_same_for_any_number_of_threads():
         found = set()
         for n in (1, 2, 4):
             _core.set_num_threads(n)
-            _core.par_stats(reset=True)
-            found.add(train())
-            assert n == 1 or _core.par_stats()["parallel"] > 0
+            found.add(train() if n == 1 else with_team(train))
         assert len(found) == 1, f"{level}: bits depend on the number of threads"

@@ -17,6 +17,8 @@ assert "site-packages" in place.parts, f"not the wheel's: {place}"
 assert version("pynn-core")
 stray = [str(f) for f in place.parent.rglob("*") if f.suffix in (".c", ".pyx", ".pxi", ".h")]
 assert not stray, f"sources in the wheel: {stray}"
+for typed in ("py.typed", "_core/engine.pyi"):
+    assert (place.parent / typed).is_file(), f"not in the wheel: {typed}"
 if "--without-scipy" in sys.argv:
     assert importlib.util.find_spec("scipy") is None
 

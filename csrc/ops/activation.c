@@ -34,11 +34,10 @@ PN_EACH(hardtanh_fwd, 1, 1, BOUNDS(hardtanh_fwd), y = pn_clamp(a, lo, hi);)
 PN_EACH(hardtanh_bwd, 2, 1, BOUNDS(hardtanh_bwd), y = pn_select((b <= lo) | (b >= hi), ZERO, a);)
 
 /* x Φ(x), Φ(x) = (1 + erf(x/√2))/2;  f' = Φ + x e^(-x²/2)/√(2π) */
-#define NORMAL(x) (pn_set1((T)0.5) * (ONE + pn_erf((x) * pn_set1((T)0.70710678118654752440))))
-PN_EACH(gelu_fwd, 1, 1, , y = a * NORMAL(a);)
+PN_EACH(gelu_fwd, 1, 1, , y = a * pn_normal(a);)
 PN_EACH(gelu_bwd, 2, 1, ,
-        V density = pn_set1((T)0.39894228040143267794) * pn_exp(pn_set1((T)-0.5) * b * b);
-        y = a * pn_fma(b, density, NORMAL(b));)
+        V density = pn_set1((T)0.39894228040143267794) * pn_exp_down(pn_set1((T)-0.5) * b * b);
+        y = a * pn_fma(b, density, pn_normal(b));)
 
 /* x s, s = (1 + tanh u)/2 = σ(2u), u = √(2/π)(x + 0.044715 x³);  f' = s + x s (1 - s) 2u'.
  * Beyond 16 the last term is 0, and cutting it off there keeps u' finite. */
@@ -57,7 +56,7 @@ PN_EACH(silu_bwd, 2, 1, , V s = pn_sigmoid(b); y = a * s * pn_fma(b, ONE - s, ON
 /* k x, or k α (e^x - 1) below 0: elu with k = 1, selu with its own two constants */
 #define ALPHA(kernel) SET(alpha, kernel, alpha) SET(k, kernel, scale)
 PN_EACH(elu_fwd, 1, 1, ALPHA(elu_fwd), y = k * pn_select(a > ZERO, a, alpha *pn_expm1(a));)
-PN_EACH(elu_bwd, 2, 1, ALPHA(elu_bwd), y = k * a * pn_select(b > ZERO, ONE, alpha *pn_exp(b));)
+PN_EACH(elu_bwd, 2, 1, ALPHA(elu_bwd), y = k * a * pn_select(b > ZERO, ONE, alpha *pn_exp_down(b));)
 
 /* log(1 + e^(βx))/β, x where βx > threshold;  f' = σ(βx) */
 #define BETA(kernel) SET(beta, kernel, beta) SET(top, kernel, threshold)
@@ -82,9 +81,10 @@ PN_EACH(hardswish_bwd, 2, 1, , V slope = pn_fma(b, pn_set1((T)(1.0 / 3.0)), pn_s
 
 /* x t, t = tanh(log(1 + e^x)) = q/(q + 2), q = e^x (e^x + 2);  f' = t + x 4 e^x (1 + e^x)/(q + 2)².
  * At x = 20, t is 1 to the last bit: e^x is cut off there. */
-PN_EACH(mish_fwd, 1, 1, , V e = pn_exp(pn_min(a, pn_set1(20))); V q = e * (e + pn_set1(2));
+PN_EACH(mish_fwd, 1, 1, , V e = pn_exp_down(pn_min_b(pn_set1(20), a)); V q = e * (e + pn_set1(2));
         y = a * (q / (q + pn_set1(2)));)
-PN_EACH(mish_bwd, 2, 1, , V x = pn_min(b, pn_set1(20)); V e = pn_exp(x); V q = e * (e + pn_set1(2));
-        V r = ONE / (q + pn_set1(2)); y = a * pn_fma(x, pn_set1(4) * e * (ONE + e) * r * r, q *r);)
+PN_EACH(mish_bwd, 2, 1, , V x = pn_min_b(pn_set1(20), b); V e = pn_exp_down(x);
+        V q = e * (e + pn_set1(2)); V r = ONE / (q + pn_set1(2));
+        y = a * pn_fma(x, pn_set1(4) * e * (ONE + e) * r * r, q *r);)
 
 #endif

@@ -3,7 +3,8 @@
  *   y = f(a), y = f(a, b), y = f(a, b, c), element by element, on arrays of one shape
  *
  * Comparisons and logic store a bool; the integers' form computes in int64 and stores what it is
- * asked for. The derivatives are in pynn/ops/elementwise.py, written in these same ops.
+ * asked for. The derivatives are in pynn/ops/elementwise.py, written in these same ops; those of tanh and
+ * sigmoid, activations, are also here.
  */
 #include "pn_each.h"
 
@@ -49,15 +50,18 @@ PN_EACH(log1p_fwd, 1, 1, , y = pn_log1p(a);)
 PN_EACH(sin_fwd, 1, 1, , y = pn_sin(a);)
 PN_EACH(cos_fwd, 1, 1, , y = pn_cos(a);)
 PN_EACH(tanh_fwd, 1, 1, , y = pn_tanh(a);)
+PN_EACH(tanh_bwd, 2, 1, , y = a * pn_fnma(b, b, ONE);)
 PN_EACH(erf_fwd, 1, 1, , y = pn_erf(a);)
 PN_EACH(sigmoid_fwd, 1, 1, , y = pn_sigmoid(a);)
+PN_EACH(sigmoid_bwd, 2, 1, , y = a * (b * (ONE - b));)
 PN_EACH(pow_fwd, 2, 1, , y = pn_pow(a, b);)
 PN_EACH(floor_fwd, 1, 1, , y = pn_floor(a);)
 PN_EACH(ceil_fwd, 1, 1, , y = pn_ceil(a);)
 PN_EACH(round_fwd, 1, 1, , y = pn_round(a);)
 
 /* y += a, in place */
-static void accumulate_block(const T *const *in, T *const *out, int64_t n, const pn_value *par);
+static void accumulate_block(const T *const *in, T *const *out, int64_t n, const pn_value *par,
+                             int stream);
 PN_FN(accumulate_step) {
     pn_array arg[3] = {c->arg[0], c->arg[1], c->arg[1]};
     pn_call in_place = {.arg = arg, .par = c->par, .n_arg = 3};

@@ -41,8 +41,8 @@ typedef struct entropy {
     double *kept, smooth, off, all_w, scale; /* ε; ε/C, Σ_c w[c], 0 where ε is; scale of g */
     int64_t n, rows, per, ignore;
     int t_arg, reduction;
-    double (*row)(const struct entropy *e, int64_t r);
-    void (*back)(const struct entropy *e, int64_t r, T g);
+    double (*row)(const struct entropy *e, int64_t r, int64_t label);
+    void (*back)(const struct entropy *e, int64_t r, int64_t label, T g);
 } entropy;
 
 static entropy entropy_of(const pn_array *x, const pn_array *w, int64_t reduction) {
@@ -59,14 +59,15 @@ static void set_smooth(entropy *e, double smooth) {
         e->off = smooth / (double)e->n, e->all_w = e->w ? row_sum(e->w, e->n) : (double)e->n;
 }
 
-/* Whether row r has a label that counts; one out of range is reported. */
-static int labelled(pn_call *c, const entropy *e, int64_t r) {
-    if (!e->t) return 1;
-    int64_t t = e->t[r];
-    if (t == e->ignore) return 0;
-    if (t >= 0 && t < e->n) return 1;
-    pn_fail(c, PN_E_INDEX, e->t_arg, r, (double)t);
-    return 0;
+/* Row r's label, or -1 where it does not count; one out of range is reported to c, if given. It is
+ * read once: what another thread writes between two reads must not pass unchecked. */
+static int64_t label_of(pn_call *c, const entropy *e, int64_t r) {
+    if (!e->t) return 0;
+    int64_t t = __atomic_load_n(e->t + r, __ATOMIC_RELAXED);
+    if (t == e->ignore) return -1;
+    if (t >= 0 && t < e->n) return t;
+    if (c) pn_fail(c, PN_E_INDEX, e->t_arg, r, (double)t);
+    return -1;
 }
 
 /* (m, ls) of one row. A NaN of the row makes both NaN. */
@@ -84,7 +85,7 @@ static void norm_rows(const entropy *e, int64_t r, int64_t count) {
     for (int64_t i = 0; i < e->n; i++)
         for (int64_t k = 0; k < PN_VL; k++) x[i][k] = k < count ? e->x[(r + k) * e->n + i] : 0;
     for (int64_t i = 0; i < e->n; i++) top = pn_max_b(pn_load(x[i]), top);
-    for (int64_t i = 0; i < e->n; i++) sum += pn_exp(pn_load(x[i]) - top);
+    for (int64_t i = 0; i < e->n; i++) sum += pn_exp_down(pn_load(x[i]) - top);
     sum = pn_log(sum);
     pn_store(top_of, pn_select(pn_isnan(sum), sum, top));
     pn_store(log_of_sum, sum);
@@ -100,9 +101,10 @@ static void entropy_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     for (int64_t r = lo; few && r < hi; r += PN_VL) norm_rows(e, r, pn_min(PN_VL, hi - r));
     for (int64_t r = lo; r < hi; r++) {
         double loss = 0;
-        if (labelled(c, e, r)) {
+        int64_t t = label_of(c, e, r);
+        if (t >= 0) {
             if (e->norm && !few) norm_row(e, r);
-            loss = e->row(e, r);
+            loss = e->row(e, r, t);
         } else if (e->norm) {
             e->norm[2 * r] = e->norm[2 * r + 1] = 0;
         }
@@ -124,8 +126,10 @@ static void entropy_run(pn_call *c, entropy *e, const pn_array *loss, T *total, 
     if (c->err.code != PN_OK) return;
     if (e->t) {
         sum = 0;
-        for (int64_t r = 0; r < e->rows; r++)
-            if (e->t[r] != e->ignore) sum += weight_of(e, e->t[r]);
+        for (int64_t r = 0; r < e->rows; r++) {
+            int64_t t = label_of(NULL, e, r);
+            if (t >= 0) sum += weight_of(e, t);
+        }
         *total = (T)sum;
     }
     if (e->reduction != NONE)
@@ -136,8 +140,9 @@ static void entropy_back_chunk(pn_call *c, void *arg, int64_t chunk, int worker)
     const entropy *e = arg;
     (void)worker;
     for (int64_t r = chunk * e->per; r < pn_min(e->rows, (chunk + 1) * e->per); r++) {
-        if (labelled(c, e, r))
-            e->back(e, r, (T)(e->g[e->reduction == NONE ? r : 0] * e->scale));
+        int64_t t = label_of(c, e, r);
+        if (t >= 0)
+            e->back(e, r, t, (T)(e->g[e->reduction == NONE ? r : 0] * e->scale));
         else
             memset(e->dx + r * e->n, 0, (size_t)e->n * sizeof(T));
     }
@@ -148,35 +153,35 @@ static void entropy_back_run(pn_call *c, entropy *e) {
 }
 
 #define WEIGHT(w) ((w) ? LOAD(w, 0) : pn_set1(1))
+#define P(x) pn_exp_down(LOAD(x, 0) - top - log_sum) /* softmax, from norm */
 
 /* -Σ_c w[c] log p[c] */
 static double smooth_row(const entropy *e, const T *x, T top, T log_sum) {
-    double sum = 0;
+    double shifted = 0;
     V m0 = pn_set1(top);
-    PN_ROW_SUM(sum, e->n, WEIGHT(e->w) * (LOAD(x, top) - m0))
-    return log_sum * e->all_w - sum;
+    PN_ROW_SUM(shifted, e->n, sum[k] = pn_fma(WEIGHT(e->w), LOAD(x, top) - m0, sum[k]);)
+    return log_sum * e->all_w - shifted;
 }
 
-static double index_row(const entropy *e, int64_t r) {
+static double index_row(const entropy *e, int64_t r, int64_t t) {
     const T *x = e->x + r * e->n;
     T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
-    double loss = (1 - e->smooth) * weight_of(e, e->t[r]) * (log_sum - (double)(x[e->t[r]] - top));
+    double loss = (1 - e->smooth) * weight_of(e, t) * (log_sum - (double)(x[t] - top));
     if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
 
-static void index_back(const entropy *e, int64_t r, T g) {
+static void index_back(const entropy *e, int64_t r, int64_t t, T g) {
     const T *x = e->x + r * e->n;
     T *dx = e->dx + r * e->n;
-    double at = (1 - e->smooth) * weight_of(e, e->t[r]), off = e->off;
+    double at = (1 - e->smooth) * weight_of(e, t), off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
-    V k = pn_set1((T)(g * (at + off * e->all_w))), flat = pn_set1((T)(g * off));
-    if (e->smooth > 0) {
-        PN_ROW_EACH(dx, e->n, k * pn_exp(LOAD(x, 0) - top - log_sum) - flat * WEIGHT(e->w))
-    } else {
-        PN_ROW_EACH(dx, e->n, k * pn_exp(LOAD(x, 0) - top - log_sum))
-    }
-    dx[e->t[r]] -= (T)(g * at);
+    V all = pn_set1((T)(g * (at + off * e->all_w))), flat = pn_set1((T)(g * off));
+    if (e->smooth > 0)
+        PN_ROW(e->n, STORE(dx, all * P(x) - flat * WEIGHT(e->w)););
+    else
+        PN_ROW(e->n, STORE(dx, all * P(x)););
+    dx[t] -= (T)(g * at);
 }
 
 PN_FN(cross_entropy_fwd) {
@@ -204,33 +209,30 @@ PN_FN(cross_entropy_bwd) {
     entropy_back_run(c, &e);
 }
 
-static double soft_row(const entropy *e, int64_t r) {
+static double soft_row(const entropy *e, int64_t r, int64_t t) {
+    (void)t;
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
-    double mass = 0, sum = 0;
+    double mass = 0, shifted = 0;
     T top = e->norm[2 * r], log_sum = e->norm[2 * r + 1];
     V m0 = pn_set1(top);
-    PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
-    PN_ROW_SUM(sum, e->n, LOAD(q, 0) * WEIGHT(e->w) * (LOAD(x, top) - m0))
-    double loss = (1 - e->smooth) * (mass * log_sum - sum);
+    PN_ROW_SUM2(mass, shifted, e->n, V qw = LOAD(q, 0) * WEIGHT(e->w); sum[k] += qw;
+                sum2[k] = pn_fma(qw, LOAD(x, top) - m0, sum2[k]);)
+    double loss = (1 - e->smooth) * (mass * log_sum - shifted);
     if (e->smooth > 0) loss += e->off * smooth_row(e, x, top, log_sum);
     return loss;
 }
 
-static void soft_back(const entropy *e, int64_t r, T g) {
+static void soft_back(const entropy *e, int64_t r, int64_t t, T g) {
+    (void)t;
     const T *x = e->x + r * e->n, *q = e->q + r * e->n;
     double mass = 0, off = e->off;
     V top = pn_set1(e->norm_in[2 * r]), log_sum = pn_set1(e->norm_in[2 * r + 1]);
     V keep = pn_set1((T)(g * (1 - e->smooth))), flat = pn_set1((T)(g * off));
-    PN_ROW_SUM(mass, e->n, LOAD(q, 0) * WEIGHT(e->w))
-    V k = pn_set1((T)(g * ((1 - e->smooth) * mass + off * e->all_w)));
-    if (e->dx) {
-        PN_ROW_EACH(e->dx + r * e->n, e->n,
-                    k * pn_exp(LOAD(x, 0) - top - log_sum) -
-                        WEIGHT(e->w) * pn_fma(keep, LOAD(q, 0), flat))
-    }
-    if (e->dq) {
-        PN_ROW_EACH(e->dq + r * e->n, e->n, keep * WEIGHT(e->w) * (log_sum - (LOAD(x, 0) - top)))
-    }
+    PN_ROW_SUM(mass, e->n, sum[k] = pn_fma(LOAD(q, 0), WEIGHT(e->w), sum[k]);)
+    V all = pn_set1((T)(g * ((1 - e->smooth) * mass + off * e->all_w)));
+    T *dx = e->dx ? e->dx + r * e->n : NULL, *dq = e->dq ? e->dq + r * e->n : NULL;
+    if (dx) PN_ROW(e->n, STORE(dx, all * P(x) - WEIGHT(e->w) * pn_fma(keep, LOAD(q, 0), flat)););
+    if (dq) PN_ROW(e->n, STORE(dq, keep * WEIGHT(e->w) * (log_sum - (LOAD(x, 0) - top))););
 }
 
 PN_FN(cross_entropy_soft_fwd) {
@@ -260,13 +262,13 @@ PN_FN(cross_entropy_soft_bwd) {
     entropy_back_run(c, &e);
 }
 
-static double nll_row(const entropy *e, int64_t r) {
-    return -weight_of(e, e->t[r]) * (double)e->x[r * e->n + e->t[r]];
+static double nll_row(const entropy *e, int64_t r, int64_t t) {
+    return -weight_of(e, t) * (double)e->x[r * e->n + t];
 }
 
-static void nll_back(const entropy *e, int64_t r, T g) {
+static void nll_back(const entropy *e, int64_t r, int64_t t, T g) {
     memset(e->dx + r * e->n, 0, (size_t)e->n * sizeof(T));
-    e->dx[r * e->n + e->t[r]] = (T)(-weight_of(e, e->t[r]) * g);
+    e->dx[r * e->n + t] = (T)(-weight_of(e, t) * g);
 }
 
 PN_FN(nll_loss_fwd) {
@@ -292,7 +294,8 @@ PN_FN(nll_loss_bwd) {
 
 /* ---- elementwise losses ----------------------------------------------------------------------- */
 
-#define PN_V5(f) PN_V4(f) V e = f(in[4] + i);
+#define PN_PI5 PN_PI4 const T *in4 = in[4];
+#define PN_V5(f) PN_V4(f) V e = f(in4 + i);
 #define MAX_IN 5
 
 typedef struct pairs {
@@ -332,7 +335,7 @@ static void pairs_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         for (int k = 0; k < p->n_in; k++) in[k] = p->in[k] ? p->in[k] + first : filled[k];
         for (int k = 0; k < p->n_out; k++) out[k] = p->out[k] ? p->out[k] + first : sink[k];
         if (p->unit) check_unit(c, in[0], first, n);
-        p->block(in, out, n, p->par);
+        p->block(in, out, n, p->par, 0);
         if (p->kept) p->kept[first / SUM_BLOCK] = row_sum(sink[0], n);
     }
 }
@@ -387,11 +390,10 @@ static void loss_back(pn_call *c, int n_in, int n_out, int64_t reduction, pn_blo
 LOSS(mse_loss_fwd, 2, 0, , y = (a - b) * (a - b);)
 LOSS_BACK(mse_loss_bwd, 2, 3, , y = pn_set1(2) * a * (b - c); z = -y;)
 
-/* |x - t|, derivative 0 at 0 */
+/* |x - t|, derivative sign(x - t): 0 at 0, NaN where that is */
 LOSS(l1_loss_fwd, 2, 0, , y = pn_abs(a - b);)
-LOSS_BACK(l1_loss_bwd, 2, 3, ,
-          y = pn_select(b == c, ZERO, pn_select(b > c, a, pn_select(b < c, -a, b - c)));
-          z = -y;)
+LOSS_BACK(l1_loss_bwd, 2, 3, , V d = b - c;
+          y = a * pn_select(d > ZERO, ONE, pn_select(d < ZERO, -ONE, d)); z = -y;)
 
 /* d²/2 where |d| = |x - t| <= δ, else δ (|d| - δ/2) */
 LOSS(huber_loss_fwd, 2, 0, SET(delta, huber_loss_fwd, delta), V d = pn_abs(a - b);
@@ -409,9 +411,10 @@ LOSS_BACK(binary_cross_entropy_bwd, 3, 4, ,
           z = a * d * (LOG_REST(b) - LOG(b));)
 
 /* w ((1-t) softplus(x) + pw t softplus(-x));  derivative w ((1 + (pw-1) t) σ(x) - pw t) */
-LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, , V l = pn_log1p_unit(pn_exp(-pn_abs(a)));
+LOSS(binary_cross_entropy_with_logits_fwd, 4, 0, , V l = pn_log1p_unit(pn_exp_down(-pn_abs(a)));
      y = c * ((ONE - b) * (pn_max(a, ZERO) + l) + d * b * (pn_max(-a, ZERO) + l));)
-LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, , V l = pn_log1p_unit(pn_exp(-pn_abs(b)));
+LOSS_BACK(binary_cross_entropy_with_logits_bwd, 4, 5, ,
+          V l = pn_log1p_unit(pn_exp_down(-pn_abs(b)));
           V s = pn_sigmoid(b); y = a * d * ((ONE + (e - ONE) * c) * s - e * c);
           z = a * d * (e * (pn_max(-b, ZERO) + l) - (pn_max(b, ZERO) + l));)
 

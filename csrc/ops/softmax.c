@@ -40,37 +40,36 @@ static void rows_run(pn_call *c, const pn_array *a, const pn_array *b, const pn_
 }
 
 static void softmax_row(const T *x, const T *unused, T *y, int64_t n) {
-    double sum = 0;
-    V top = pn_set1(row_max(x, n)), e;
+    double total = 0;
+    V top = pn_set1(row_max(x, n));
     (void)unused;
     if (n <= PN_VL) { /* one vector holds the row */
-        e = pn_exp(pn_load_part(x, n, (T)-INFINITY) - top);
+        V e = pn_exp_down(pn_load_part(x, n, (T)-INFINITY) - top);
         pn_store_part(y, e * pn_set1((T)(1 / (double)pn_hsum(e))), n);
         return;
     }
-    PN_ROW_EACH(y, n, pn_exp(LOAD(x, -INFINITY) - top))
-    sum = row_sum(y, n);
-    V scale = pn_set1((T)(1 / sum));
-    PN_ROW_EACH(y, n, LOAD(y, 0) * scale)
+    PN_ROW_SUM(total, n, V e = pn_exp_down(LOAD(x, -INFINITY) - top); STORE(y, e); sum[k] += e;)
+    V scale = pn_set1((T)(1 / total));
+    PN_ROW(n, STORE(y, LOAD(y, 0) * scale););
 }
 
 static void softmax_back(const T *dy, const T *y, T *dx, int64_t n) {
     double dot = 0;
-    PN_ROW_SUM(dot, n, LOAD(dy, 0) * LOAD(y, 0))
+    PN_ROW_SUM(dot, n, sum[k] = pn_fma(LOAD(dy, 0), LOAD(y, 0), sum[k]);)
     V mean = pn_set1((T)dot);
-    PN_ROW_EACH(dx, n, LOAD(y, 0) * (LOAD(dy, 0) - mean))
+    PN_ROW(n, STORE(dx, LOAD(y, 0) * (LOAD(dy, 0) - mean)););
 }
 
 static void log_softmax_row(const T *x, const T *unused, T *y, int64_t n) {
     T max = row_max(x, n);
     V top = pn_set1(max), log_sum = pn_set1(log_of(row_sum_exp(x, n, max)));
     (void)unused;
-    PN_ROW_EACH(y, n, LOAD(x, 0) - top - log_sum)
+    PN_ROW(n, STORE(y, LOAD(x, 0) - top - log_sum););
 }
 
 static void log_softmax_back(const T *dy, const T *y, T *dx, int64_t n) {
-    V sum = pn_set1((T)row_sum(dy, n));
-    PN_ROW_EACH(dx, n, LOAD(dy, 0) - pn_exp(LOAD(y, 0)) * sum)
+    V total = pn_set1((T)row_sum(dy, n)); /* y <= 0 but for rounding */
+    PN_ROW(n, STORE(dx, LOAD(dy, 0) - pn_exp_down(LOAD(y, 0)) * total););
 }
 
 PN_FN(softmax_fwd) { rows_run(c, ARG(softmax_fwd, x), NULL, ARG(softmax_fwd, y), softmax_row); }

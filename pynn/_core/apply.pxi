@@ -27,6 +27,8 @@ cdef object apply(OpBase op, tuple args, dict params):
     if op.view_kind != NO_VIEW:
         return apply_view(op, args, params)
     if op.kernel_id < 0 and op.py_kernel is None:
+        if op.formula is None:
+            raise TypeError(f"{op.name}: it has neither a kernel nor a formula")
         return op.formula(*args, **params)
     cdef tuple xs = convert(op, args, &dtype)
     if op.n_write:
@@ -37,6 +39,8 @@ cdef object apply(OpBase op, tuple args, dict params):
 cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
     """What is written must be the caller's own tensor, not what it was converted to."""
     cdef int k
+    if op.n_fixed < op.n_in:
+        raise TypeError(f"{op.name}: an effect over lists of tensors takes rows")
     for k in range(op.n_in - op.n_write, op.n_in):
         if k < len(args) and args[k] is None and op.spec[k].optional:
             continue
@@ -64,6 +68,8 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             if x.storage is None and op is not core_op(OP_ZEROS):
                 check_values(x)
             memory.append(x.storage)  # another thread may give x other memory while the kernel runs
+            if pn_rec != NULL:
+                (<Recorder>pn_rec).see_tensor(x)
             arr[k] = x.a
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
@@ -99,6 +105,15 @@ cdef bint has_indices(OpBase op, const pn_array *arr) noexcept:
         if op.spec[k].bound >= 0 and arr[k].dtype != PN_NONE and size_of(&arr[k]) > 0:
             return True
     return False
+
+
+cdef inline int see_all(list xs) except -1:
+    """Enters what xs hold in the recording, if there is one."""
+    if pn_rec != NULL:
+        for x in xs:
+            if x is not None:
+                (<Recorder>pn_rec).see((<TensorBase>x).storage)
+    return 0
 
 
 cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
@@ -259,24 +274,33 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
             scratch = new_storage(need)
             arr[n_arg].data = scratch.data
         c.n_arg += 1
-    run_kernel(fn, &c, call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0)
+    cdef double cost = call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0
+    if pn_rec != NULL and op.n_write:
+        (<Recorder>pn_rec).before(op, arr, c.n_arg)
+    run_kernel(fn, &c, cost)
     if c.err.code != PN_OK:
         kernel_error(op, &c, dims)
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).write(op, fn, &c, <int>len(op.par_names), cost, dims)
     if pn_anomaly:
         check_finite(op, &arr[op.n_in], n_arg - op.n_in)
     return 0
 
 
-cdef int fill_params(OpBase op, dict params, pn_value *par) except -1:
+def flops_of(OpBase op, tuple xs, dict params, int64_t n_out):
+    """The entry's flops for op(*xs, **params), whose first output has n_out elements; xs may have None."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
     cdef int k
-    cdef object v
-    for k in range(len(op.par_names)):
-        v = params[op.par_names[k]]
-        if (<const char *>op.par_kinds)[k] == c'f':
-            par[k].f = v
+    if len(xs) != op.n_in:
+        raise TypeError(f"flops_of: expected the {op.n_in} arguments of {op.name}, got {len(xs)}")
+    for k in range(op.n_in):
+        if xs[k] is None:
+            arr[k].dtype = PN_NONE
         else:
-            par[k].i = -1 if v is None else v
-    return 0
+            arr[k] = (<TensorBase?>xs[k]).a
+    match_inputs(op, arr, merged(op, params), &dims)
+    return count_flops(op, &dims, n_out)
 
 
 cdef inline void run_kernel(pn_fn fn, pn_call *c, double cost) noexcept:
@@ -306,6 +330,7 @@ cdef int launch_python(OpBase op, const pn_array *arr, dict params) except -1:
     It works on copies, so that an array that it keeps never looks at memory that was given back.
     """
     cdef int k
+    not_recordable(f"'{op.name}' has a kernel written in Python")
     cdef list ins = [private_array(&arr[k], True) for k in range(op.n_in)]
     cdef list outs = [private_array(&arr[op.n_in + k], False) for k in range(op.n_out)]
     op.py_kernel(outs, ins, **params)
@@ -327,40 +352,6 @@ cdef object private_array(const pn_array *a, bint filled):
     return own
 
 
-cdef int kernel_error(OpBase op, const pn_call *c, const Dims *dims) except -1:
-    """Raises what a kernel reported."""
-    cdef pn_array *a
-    cdef int k = c.err.arg, d
-    cdef int64_t i = c.err.index
-    cdef list place = []
-    if c.err.code == PN_E_MEMORY:
-        raise MemoryError(f"{op.name}: out of memory")
-    names = op.in_names + op.out_names
-    a = &c.arg[k]
-    for d in range(a.ndim - 1, -1, -1):
-        place.insert(0, i % a.shape[d])
-        i //= a.shape[d]
-    where = f"[{', '.join(map(str, place))}]" if place else ""
-    value = c.err.value if a.dtype <= PN_F64 else int(c.err.value)
-    bound = getattr(op, "valid", _no_params).get(names[k], "a valid value")
-    if dims != NULL and op.spec[k].bound >= 0:
-        bound = f"0 <= value < {dims.sym[op.spec[k].bound]}"
-    text = f"{op.name}: argument '{names[k]}': expected {bound}, got {value} at {names[k]}{where}"
-    if c.err.code == PN_E_INDEX:
-        raise IndexError(text)
-    raise ValueError(text)
-
-
-cdef int check_finite(OpBase op, const pn_array *arr, int n) except -1:
-    cdef int k
-    for k in range(n):
-        a = array_view(&arr[k])
-        if a is not None and a.dtype.kind == "f" and not np.isfinite(a).all():
-            bad = "NaN" if np.isnan(a).any() else "Inf"
-            raise FloatingPointError(f"detect_anomaly: {op.name} made {bad} in its output of shape {a.shape}")
-    return 0
-
-
 cdef object apply_view(OpBase op, tuple args, dict params):
     """The value of a view op: x's storage through another shape and strides."""
     cdef TensorBase x, y, dense = None
@@ -373,18 +364,20 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     if op.view_kind == V_ALIAS:
         y.a = x.a
     elif op.view_kind == V_PERMUTE:
-        permuted(&x.a, tuple(params["axes"]), &y.a)
+        permuted(&x.a, sizes_in(op, params, "axes"), &y.a)
     elif op.view_kind == V_SLICE:
-        sliced(&x.a, params["begin"], params["shape"], params["step"], &y.a)
+        sliced(&x.a, sizes_in(op, params, "begin"), sizes_in(op, params, "shape"), sizes_in(op, params, "step"), &y.a)
     elif op.view_kind == V_EXPAND:
         to.dtype = x.a.dtype
-        set_shape(&to, params["shape"])
+        set_shape(&to, sizes_in(op, params, "shape"))
         if not expanded(&x.a, &to, &y.a):
             raise ValueError(f"expand: argument 'shape': expected a shape that {x.shape} broadcasts to, "
-                             f"got {params['shape']}")
+                             f"got {shown(params['shape'])}")
     else:
-        reshape_target(&x.a, params["shape"], &y.a)
+        reshape_target(&x.a, sizes_in(op, params, "shape"), &y.a)
         if not reshaped(&x.a, &y.a):
+            if pn_rec != NULL:
+                (<Recorder>pn_rec).see(x.storage)
             dense = dense_copy(&x.a)
             reshaped(&dense.a, &y.a)
     if op.view_kind != V_ALIAS and op.view_kind != V_PERMUTE:
@@ -393,185 +386,3 @@ cdef object apply_view(OpBase op, tuple args, dict params):
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
         record(op, (x,), params, [y], 0, 0)
     return y
-
-
-# ---- effects over lists of tensors ---------------------------------------------------------------
-
-cdef extern from "stdlib.h" nogil:
-    void *malloc(size_t)
-    void free(void *)
-
-
-def run_list(OpBase op, tuple fixed, list rows, dict params):
-    """Runs a list effect on every row in one call, or in two where rows of both floating dtypes occur.
-
-    fixed holds the entry's single tensors in the entry's order, a row (a tuple) those whose names end in
-    `_list`: 0-d ones for state that counts, and large ones of one shape and dtype. The kernel gets
-    these in one dense order of memory, that of the first one written; what lies otherwise goes through
-    a copy, and back.
-    """
-    cdef int64_t[2] n = [0, 0]
-    cdef int dtype, lead = lead_column(op)
-    cdef TensorBase t
-    for row in rows:
-        if len(<tuple?>row) != op.n_in - op.n_fixed:
-            raise TypeError(f"{op.name}: expected rows of {op.n_in - op.n_fixed} tensors, got {len(row)}")
-        t = <TensorBase?>(<tuple>row)[lead]
-        if t.a.dtype > PN_F64:
-            raise TypeError(f"{op.name}: argument '{op.in_names[op.list_order[op.n_fixed + lead]]}': "
-                            f"expected a floating dtype, got {t.dtype}")
-        n[t.a.dtype] += 1
-    if len(fixed) != op.n_fixed:
-        raise TypeError(f"{op.name}: expected {op.n_fixed} single tensors, got {len(fixed)}")
-    for dtype in range(2):
-        if n[dtype] > 0:
-            launch_list(op, fixed, rows, params, dtype, n[dtype], lead)
-
-
-cdef inline bint is_written(OpBase op, int k) noexcept:
-    return k >= op.n_in - op.n_write
-
-
-cdef int lead_column(OpBase op) noexcept:
-    """The column whose tensors set shape, dtype and layout of their rows: the first one written, or the first."""
-    cdef int j
-    for j in range(op.n_in - op.n_fixed):
-        if is_written(op, op.list_order[op.n_fixed + j]):
-            return j
-    return 0
-
-
-cdef int launch_list(OpBase op, tuple fixed, list rows, dict params, int dtype, int64_t n_rows, int lead) except -1:
-    """One call of the kernel: the rows whose lead is of that dtype."""
-    cdef int width = op.n_in - op.n_fixed
-    cdef int64_t n_arg = op.n_fixed + n_rows * width, n = 0, i
-    cdef int j, k
-    cdef pn_array want
-    cdef pn_array *at
-    cdef pn_array *arr = <pn_array *>malloc((n_arg + 1) * sizeof(pn_array))
-    cdef TensorBase head
-    cdef tuple row
-    cdef list back = [], held = []
-    if arr == NULL:
-        raise MemoryError(f"{op.name}: out of memory")
-    try:
-        for j in range(op.n_fixed):
-            put_number(op, op.list_order[j], <TensorBase?>fixed[j], &arr[j])
-        at = &arr[op.n_fixed]
-        for row in rows:
-            head = <TensorBase>row[lead]
-            if head.a.dtype != dtype:
-                continue
-            pack_like(&head.a, &want)
-            for j in range(width):
-                k = op.list_order[op.n_fixed + j]
-                put_member(op, k, <object>PyTuple_GET_ITEM(row, j), &want, at + j, held, back)
-            at += width
-            n += size_of(&want)
-        launch_rows(op, arr, n_arg, params, dtype, n)
-        for head, copy in back:
-            copy_into(&(<TensorBase>copy).a, &head.a)
-        if pn_anomaly:
-            for i in range(n_rows):
-                for j in range(width):
-                    if is_written(op, op.list_order[op.n_fixed + j]):
-                        check_finite(op, &arr[op.n_fixed + i * width + j], 1)
-        bump_written(op, fixed, rows, dtype, lead)
-    finally:
-        free(arr)
-    return 0
-
-
-cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int dtype, int64_t n) except -1:
-    """Runs the kernel on arr, which has room for scratch behind its n_arg arrays."""
-    cdef pn_call c
-    cdef pn_value[12] par
-    cdef Storage scratch
-    cdef int64_t need
-    fill_params(op, params, par)
-    memset(&c.err, 0, sizeof(pn_error))
-    c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
-    if op.has_scratch:
-        need = pn_kernel_scratch(op.kernel_id, dtype)(&c)
-        scratch = new_storage(need)
-        memset(&arr[n_arg], 0, sizeof(pn_array))
-        arr[n_arg].dtype = PN_U8
-        arr[n_arg].data = scratch.data
-        c.n_arg += 1
-    run_kernel(pn_kernel_fn(op.kernel_id, dtype), &c, call_cost(op, NULL, arr, n_arg, n))
-    if c.err.code != PN_OK:
-        raise RuntimeError(f"{op.name}: the kernel reported {c.err.code} for argument {c.err.arg}")
-    return 0
-
-
-cdef int put_number(OpBase op, int k, TensorBase t, pn_array *to) except -1:
-    """t, a 0-d floating tensor, as argument k."""
-    if t.a.ndim != 0 or t.a.dtype > PN_F64:
-        raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected a 0-d floating tensor, "
-                         f"got shape {t.shape} and dtype {t.dtype}")
-    if is_written(op, k):
-        check_writable(t, op.name)
-    check_values(t)
-    to[0] = t.a
-    return 0
-
-
-cdef int put_member(OpBase op, int k, object member, const pn_array *want, pn_array *to,
-                    list held, list back) except -1:
-    """A member of a row as the kernel may see it: where it does not lie as `want` says, a copy."""
-    cdef TensorBase t, copy
-    if member is None:
-        if not op.spec[k].optional:
-            raise TypeError(f"{op.name}: argument '{op.in_names[k]}': expected a Tensor, got None")
-        to.dtype = PN_NONE
-        to.data = NULL
-        to.ndim = 0
-        return 0
-    t = <TensorBase?>member
-    if op.spec[k].n_dims == 0 and op.spec[k].ell < 0:
-        return put_number(op, k, t, to)
-    if not same_shape(&t.a, want) or t.a.dtype != want.dtype:
-        raise ValueError(f"{op.name}: argument '{op.in_names[k]}': expected shape {shape_tuple(want)} and dtype "
-                         f"{_dtypes[want.dtype]}, got {t.shape} and {t.dtype}")
-    check_values(t)
-    if is_written(op, k):
-        check_writable(t, op.name)
-    if same_steps(&t.a, want):
-        held.append(t.storage)
-        to[0] = t.a
-        return 0
-    copy = blank()
-    copy.a = want[0]
-    allocate(copy)
-    copy_into(&t.a, &copy.a)
-    to[0] = copy.a
-    held.append(copy)
-    if is_written(op, k):
-        check_distinct(op, k, t)
-        back.append((t, copy))
-    return 0
-
-
-cdef int check_distinct(OpBase op, int k, TensorBase t) except -1:
-    """Raises where several elements of what is written share one place in memory."""
-    cdef int d
-    for d in range(t.a.ndim):
-        if t.a.shape[d] > 1 and t.a.strides[d] == 0:
-            raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written, and dimension {d} of its shape "
-                             f"{t.shape} repeats the same memory; use x.clone()")
-    return 0
-
-
-cdef int bump_written(OpBase op, tuple fixed, list rows, int dtype, int lead) except -1:
-    cdef int j, k
-    cdef object t
-    for j in range(op.n_fixed):
-        if is_written(op, op.list_order[j]):
-            (<TensorBase>fixed[j]).storage.version = tick()
-    for j in range(op.n_in - op.n_fixed):
-        if is_written(op, op.list_order[op.n_fixed + j]):
-            for row in rows:
-                t = <object>PyTuple_GET_ITEM(row, j)
-                if t is not None and (<TensorBase>(<tuple>row)[lead]).a.dtype == dtype:
-                    (<TensorBase>t).storage.version = tick()
-    return 0

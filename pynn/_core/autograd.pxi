@@ -9,7 +9,7 @@ cdef list node_grads(Node n, list dys, int need, bint create_graph):
     cdef int k, before
     cdef object gs
     check_saved(n)
-    for k in range(n.n_out):
+    for k in range(n.n_out if n.op.vjp is not None or n.op.bwd is not None else 0):  # a formula does without
         if dys[k] is None and n.n_out > 1 and n.shadows[k] is not None and n.op.spec[n.op.n_in + k].kind != c'C':
             dys[k] = zeros_like_array(&(<TensorBase>n.shadows[k]).a)
     if n.op.vjp is not None:
@@ -62,6 +62,7 @@ cdef list run_bwd(Node n, list dys, int need):
         if op.save_out & (1 << k):
             xs.append(saved_out(n, k))
     memory = [(<TensorBase>x).storage for x in xs if x is not None]  # as in execute
+    see_all(xs)
     j = fill_bwd_inputs(op, xs, full, arr)
     held = conform(op, arr, j) if op.rows else None
     for k in range(op.n_in):
@@ -114,6 +115,20 @@ cdef int fill_bwd_inputs(OpBase op, list xs, const pn_array *full, pn_array *arr
     return len(xs)
 
 
+cdef dict asked_of(Node n, list dys):
+    """The parameters of a derived backward, `_need` less what no gradient comes in for: its formula computes
+    no more than is asked of it here."""
+    cdef dict p = dict(n.params)
+    cdef int k, j = 0, need = p["_need"]
+    for k in range(n.op.fwd.n_in):
+        if n.op.fwd.spec[k].kind == c'T':
+            if dys[j] is None:
+                need &= ~(1 << k)
+            j += 1
+    p["_need"] = need
+    return p
+
+
 cdef list differentiate(Node n, list dys, int need, bint create_graph):
     """Gradients by differentiating the formula of n's op at its inputs."""
     global pn_grad_off
@@ -138,7 +153,7 @@ cdef list differentiate(Node n, list dys, int need, bint create_graph):
         leaves.append(leaf)
     pn_grad_off = 0
     try:
-        ys = n.op.formula(*leaves, **n.params)
+        ys = n.op.formula(*leaves, **(n.params if n.op.fwd is None else asked_of(n, dys)))
     finally:
         pn_grad_off = off
     ys = list(ys) if isinstance(ys, (tuple, list)) else [ys]
@@ -309,6 +324,7 @@ cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph)
                 n.inputs = None
                 n.shadows = None
         for y, d in list(hooked.values()):
+            not_recordable("a hook of a tensor")
             for fn in list(y._hooks):
                 g = fn(d)
                 if g is not None:
@@ -353,6 +369,7 @@ cdef int step(Node n, list slot, dict slots, dict leaf_grads, Wanted wanted, dic
 
 
 cdef int run_hooks(Node n, list slot) except -1:
+    not_recordable("a hook of a tensor")
     for k, fns in n.hooks.items():
         if slot[k] is not None:
             for fn in list(fns):
@@ -391,17 +408,22 @@ cdef int give_leaf(TensorBase leaf, TensorBase g, dict leaf_grads, Wanted wanted
             old = leaf_grads.get(id(leaf))
             leaf_grads[id(leaf)] = g if old is None else plus(old, g)
         return 0
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).reads_grad(leaf)
     if leaf._grad is None:
-        leaf._grad = owned(g, leaf)
+        set_grad(leaf, owned(g, leaf))
     elif pn_grad_off and may_add_to(<TensorBase>leaf._grad, g):
         apply(core_op(OP_ACCUMULATE), (g, leaf._grad), _no_params)
     else:
-        leaf._grad = plus(leaf._grad, g)
+        set_grad(leaf, plus(leaf._grad, g))
     return 0
 
 
-cdef extern from "Python.h":
-    Py_ssize_t Py_REFCNT(PyObject *)
+cdef inline int set_grad(TensorBase leaf, object g) except -1:
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).bound[id(leaf)] = leaf
+    leaf._grad = g
+    return 0
 
 
 cdef TensorBase owned(TensorBase g, TensorBase leaf):
@@ -411,6 +433,7 @@ cdef TensorBase owned(TensorBase g, TensorBase leaf):
     cdef bint same = Py_REFCNT(<PyObject *>g.storage) == 1 and Py_REFCNT(<PyObject *>g) <= 2
     if g.node is not None or g.storage is None:
         return g
+    see_all([g])
     pack_like(&leaf.a, &want)
     if same and same_steps(&g.a, &want):
         return g

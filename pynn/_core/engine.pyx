@@ -1,18 +1,23 @@
-# cython: language_level=3
+# cython: language_level=3, auto_pickle=False
 """The engine: storage, tensors, the call of a kernel, and the backward walk. The only Cython.
 
-Arrows go one way: storage → tensor → op (apply, effect) → graph → autograd. Kernels know none of it: they
-see the pn_call of csrc/pn.h.
+Arrows go one way: storage → tensor → op (apply, effect) → graph → autograd → tape → plan. Kernels know none
+of it: they see the pn_call of csrc/pn.h.
 """
 cimport cython
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import weakref
+from bisect import insort
+from sys import _getframe
 
 import numpy as np
 
@@ -80,19 +85,31 @@ cdef extern from *:
     """
     static __thread int pn_grad_off = 0;      /* > 0: nothing is recorded on this thread */
     static __thread int pn_free_depth = 0;    /* nesting of Node deallocation */
-    static int pn_anomaly = 0;                /* > 0: outputs are checked for NaN and Inf */
+    static __thread int pn_anomaly = 0;       /* > 0: outputs are checked for NaN and Inf on this thread */
+    static __thread PyObject *pn_rec = NULL;  /* this thread's recorder, borrowed */
     #define pn_mul_overflow(a, b, r) __builtin_mul_overflow(a, b, r)
     #define tensor_new(base, type, args) (((PyTypeObject *)(base))->tp_new((PyTypeObject *)(type), args, NULL))
     """
     int pn_grad_off, pn_free_depth, pn_anomaly
+    PyObject *pn_rec
+    Py_ssize_t Py_REFCNT(PyObject *)
     bint pn_mul_overflow(int64_t a, int64_t b, int64_t *r) nogil
     object tensor_new(object base, object type, tuple args)
 
 include "storage.pxi"
+include "numbers.pxi"
 include "tensor.pxi"
 include "views.pxi"
 include "op.pxi"
 include "apply.pxi"
+include "lists.pxi"
+include "report.pxi"
 include "graph.pxi"
 include "autograd.pxi"
+include "tape.pxi"
+include "plan.pxi"
+include "replay.pxi"
+include "compiled.pxi"
+include "session.pxi"
 include "runtime.pxi"
+include "blas.pxi"

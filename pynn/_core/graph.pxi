@@ -46,7 +46,7 @@ cdef class Node:
 
     @property
     def name(self):
-        return self.op.name
+        return node_name(self)
 
     @property
     def ins(self):
@@ -100,7 +100,11 @@ cdef class Node:
         self.hooks[k].remove(fn)
 
     def __repr__(self):
-        return f"<{self.op.name} node>"
+        return f"<{node_name(self)} node>"
+
+
+cdef str node_name(Node n):
+    return n.op.name if n.op is not None else "a Node that no call made"
 
 
 cdef tuple saved_row(str name, TensorBase t):
@@ -116,7 +120,7 @@ cdef void drain_graveyard():
 
 
 cdef int freed_error(Node n) except -1:
-    raise RuntimeError(f"backward: the graph of '{n.op.name}' was freed by an earlier backward; "
+    raise RuntimeError(f"backward: the graph of '{node_name(n)}' was freed by an earlier backward; "
                        "call that one with retain_graph=True to walk it twice")
 
 

@@ -23,7 +23,12 @@ cdef struct Dims:
 cdef struct Term:
     double coef
     int n
-    int[6] sym            # -1 stands for the number of elements of the first output
+    int[6] sym            # or one of the T_ below
+
+cdef enum:
+    T_OUT = -1    # n: elements of the first output
+    T_ITEM = -2   # item: bytes of one of them
+    T_ELL = -3    # lead: elements of "..."
 
 
 cdef class OpBase:
@@ -33,27 +38,36 @@ cdef class OpBase:
     cdef readonly int n_in, n_out, n_write  # written inputs stand last among the inputs
     cdef readonly int n_fixed       # of a list effect: inputs that are single tensors; the others are columns
     cdef int[MAX_ARG] list_order    # of a list effect: the inputs, the single ones first
+    cdef readonly tuple needs       # of a list effect: (input, parameter that asks for it) each
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
     cdef readonly bint has_scratch, promote, rows, like
+    cdef public bint compares       # a comparison of two inputs: their order alone matters
+    cdef readonly bint whole        # an effect that writes its tensors whole, without a look at what they held
     cdef readonly bytes par_kinds
     cdef readonly int view_kind     # 0: not a view
     cdef readonly int save_in, save_out  # bit masks: what backward needs
     cdef int named_max              # the most named dimensions beside a "..."
-    cdef int n_term
-    cdef Term[MAX_TERM] term
+    cdef int n_term, n_byte_term    # of flops, and of bytes (0: the arguments and results, each once)
+    cdef Term[MAX_TERM] term, byte_term
     cdef readonly dict defaults
     cdef readonly tuple required    # parameters without a default
     cdef readonly object shape_fn, dtype_fn, py_kernel, vjp, formula
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
 
+    def __cinit__(self):  # so that an entry that was never set up can be called: it raises
+        self.name = "an op without an entry"
+        self.in_names = self.out_names = self.sym_names = self.par_names = self.required = self.needs = ()
+        self.par_kinds = b""
+        self.defaults = {}
+        self.kernel_id = -1
+        self.promote = True
+
     def _set_name(self, str name, dict defaults):
         self.name = name
         self.defaults = defaults
         self.required = tuple([k for k, v in defaults.items() if isinstance(v, type)])
-        self.kernel_id = -1
-        self.promote = True
 
     def _set_specs(self, ins, outs, sym_names, int n_write=0):
         """ins, outs: (name, [(sym, coef)], ellipsis place, kind, optional, bound) each."""
@@ -81,6 +95,9 @@ cdef class OpBase:
             self.spec[k].optional = optional
             self.spec[k].bound = bound
 
+    def _set_needs(self, needs):
+        self.needs = needs
+
     def _order_columns(self):
         cdef int k, n = 0
         for columns in (False, True):
@@ -93,6 +110,7 @@ cdef class OpBase:
 
     def _set_kernel(self, int kernel_id, par_names, bytes par_kinds, bint has_scratch, bint rows, bint like,
                     bint promote):
+        check_kernel(kernel_id)
         self.kernel_id = kernel_id
         self.par_names = tuple(par_names)
         self.par_kinds = par_kinds
@@ -111,29 +129,43 @@ cdef class OpBase:
         self.save_out = save_out
         self.view_kind = VIEW_KINDS[view] if view else NO_VIEW
 
-    def _set_bwd(self, OpBase bwd):
+    def _set_whole(self):
+        self.whole = True
+
+    def _set_bwd(self, OpBase bwd not None):
         self.bwd = bwd
         bwd.fwd = self
 
     def _set_flops(self, terms):
-        """terms: (coefficient, [symbol index or -1]) each; their sum of products is the cost of a call."""
-        cdef int k, d
-        if len(terms) > MAX_TERM:
-            raise ValueError(f"{self.name}: flops has more than {MAX_TERM} summands")
-        self.n_term = len(terms)
-        for k, (coef, syms) in enumerate(terms):
-            if len(syms) > 6:
-                raise ValueError(f"{self.name}: flops has a product of more than 6 factors")
-            self.term[k].coef = coef
-            self.term[k].n = len(syms)
-            for d, s in enumerate(syms):
-                self.term[k].sym[d] = s
+        """terms: (coefficient, [symbol index, or one of T_OUT, T_ITEM, T_ELL]) each; the cost is their sum."""
+        self.n_term = set_terms(self.name, "flops", terms, self.term)
+
+    def _set_bytes(self, terms):
+        self.n_byte_term = set_terms(self.name, "bytes", terms, self.byte_term)
 
     def __call__(self, *args, **params):
         return apply(self, args, merged(self, params))
 
+    def _apply(self, tuple args, dict params):
+        """The call with every parameter given; params is kept and must not change."""
+        return apply(self, args, params)
+
     def __repr__(self):
         return f"<op {self.name}>"
+
+
+cdef int set_terms(str name, str what, terms, Term *out) except -1:
+    cdef int k, d
+    if len(terms) > MAX_TERM:
+        raise ValueError(f"{name}: {what} has more than {MAX_TERM} summands")
+    for k, (coef, syms) in enumerate(terms):
+        if len(syms) > 6:
+            raise ValueError(f"{name}: {what} has a product of more than 6 factors")
+        out[k].coef = coef
+        out[k].n = len(syms)
+        for d, s in enumerate(syms):
+            out[k].sym[d] = s
+    return len(terms)
 
 
 cdef dict merged(OpBase op, dict params):
@@ -237,7 +269,7 @@ cdef int bind_dims(OpBase op, const pn_array *arr, int n, dict params, Dims *dim
     if params:
         for k, name in enumerate(op.sym_names):
             if name in params:
-                dims.sym[k] = params[name]
+                dims.sym[k] = as_dimension(op, name, params[name])
     for k in range(n):
         if arr[k].dtype != PN_NONE and not match_input(&op.spec[k], &arr[k], dims):
             return k
@@ -291,26 +323,61 @@ cdef void broadcast_input(const Spec *s, const Dims *dims, pn_array *a) noexcept
     a.ndim = full.ndim
 
 
-cdef double count_flops(OpBase op, const Dims *dims, int64_t n_out) noexcept nogil:
-    """The entry's sum of products for one call."""
-    cdef double flops = 0, product
+cdef double sum_terms(const Term *term, int n, const Dims *dims, int64_t n_out, int64_t item) noexcept nogil:
+    """A sum of products of the entry for one call."""
+    cdef double total = 0, product
     cdef int k, d, s
-    for k in range(op.n_term):
-        product = op.term[k].coef
-        for d in range(op.term[k].n):
-            s = op.term[k].sym[d]
-            product *= n_out if s < 0 else dims.sym[s]
-        flops += product
-    return flops
+    for k in range(n):
+        product = term[k].coef
+        for d in range(term[k].n):
+            s = term[k].sym[d]
+            if s >= 0:
+                product *= dims.sym[s]
+            elif s == T_ELL:
+                product *= size_of(&dims.ell)
+            else:
+                product *= n_out if s == T_OUT else item
+        total += product
+    return total
+
+
+cdef double count_flops(OpBase op, const Dims *dims, int64_t n_out) noexcept nogil:
+    return sum_terms(op.term, op.n_term, dims, n_out, 0)
+
+
+cdef double count_bytes(OpBase op, const Dims *dims, const pn_array *arr, int n_arg, int64_t n_out) noexcept nogil:
+    """What a call must move: what the entry says, else every argument and result once."""
+    cdef double total = 0
+    cdef int k
+    if op.n_byte_term and dims != NULL:
+        return sum_terms(op.byte_term, op.n_byte_term, dims, n_out, ITEMSIZE[arr[op.n_in].dtype])
+    for k in range(n_arg):
+        if arr[k].dtype >= 0:
+            total += size_of(&arr[k]) * ITEMSIZE[arr[k].dtype]
+    return total
+
+
+def bytes_of(OpBase op not None, tuple xs not None, tuple outs not None, dict params not None):
+    """The bytes that a call of op must move, as the thread grain and the benchmarks count them; xs may have None."""
+    cdef pn_array[MAX_ARG] arr
+    cdef Dims dims
+    cdef int k
+    if len(xs) != op.n_in or len(outs) != op.n_out:
+        raise TypeError(f"bytes_of: expected the {op.n_in} arguments and {op.n_out} results of {op.name}, got "
+                        f"{len(xs)} and {len(outs)}")
+    for k, x in enumerate(xs + outs):
+        if x is None:
+            arr[k].dtype = PN_NONE
+        else:
+            arr[k] = (<TensorBase?>x).a
+    match_inputs(op, arr, merged(op, params), &dims)
+    return count_bytes(op, &dims, arr, op.n_in + op.n_out, outs[0].size if outs else 0)
 
 
 cdef double call_cost(OpBase op, const Dims *dims, const pn_array *arr, int n_arg, int64_t n_out) noexcept nogil:
     """Estimated serial nanoseconds: the larger of flops at 20 GFLOP/s and bytes at 10 GB/s."""
-    cdef double flops = count_flops(op, dims, n_out) / 20, nbytes = 0
-    cdef int k
-    for k in range(n_arg):
-        if arr[k].dtype >= 0:
-            nbytes += size_of(&arr[k]) * ITEMSIZE[arr[k].dtype]
+    cdef double flops = count_flops(op, dims, n_out) / 20
+    cdef double nbytes = count_bytes(op, dims, arr, n_arg, n_out)
     return flops if flops > nbytes / 10 else nbytes / 10
 
 
@@ -345,6 +412,20 @@ cdef bint is_number(object v):
 
 cdef int dtype_error(OpBase op, int k, str expected, object got) except -1:
     raise TypeError(f"{op.name}: argument '{op.in_names[k]}': expected {expected}, got {got}")
+
+
+cdef int mixed_error(OpBase op, list xs) except -1:
+    """Raises for the first input that is of another dtype than most. Where it stands one against one, the
+    last is right: entries name data first and parameters last."""
+    cdef int k, t, want
+    at = [(<TensorBase>xs[k]).a.dtype if op.spec[k].kind in (c'T', c'A', c'C') and isinstance(xs[k], TensorBase)
+          else PN_NONE for k in range(op.n_in)]
+    _, _, like = max([(t <= PN_F64, at.count(t), k) for k, t in enumerate(at) if t != PN_NONE])
+    want = at[like]
+    for k, t in enumerate(at):
+        if t != PN_NONE and t != want:
+            dtype_error(op, k, f"dtype {_dtypes[want]} as '{op.in_names[like]}' has", _dtypes[t])
+    return 0
 
 
 cdef object one_input(OpBase op, int k, object v):
@@ -390,13 +471,11 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
         dtype = PN_NONE
     xs = [one_input(op, k, args[k] if k < n else None) for k in range(op.n_in)]
     dtype = PN_NONE
-    first = None
     for k in range(op.n_in):
         if op.spec[k].kind in (c'T', c'A', c'C') and isinstance(xs[k], TensorBase):
             t = (<TensorBase>xs[k]).a.dtype
             if not op.promote and dtype != PN_NONE and t != dtype:
-                dtype_error(op, k, f"dtype {_dtypes[dtype]} as '{first}' has", _dtypes[t])
-            first = first or op.in_names[k]
+                mixed_error(op, xs)
             dtype = t if dtype == PN_NONE else PROMOTE[dtype][t]
     for k in range(op.n_in):
         if op.spec[k].kind in (c'T', c'A', c'C') and is_number(xs[k]):
@@ -407,6 +486,8 @@ cdef tuple convert(OpBase op, tuple args, int *dtype_out):
                 if op.spec[k].kind == c'T':
                     dtype_error(op, k, "a floating dtype", _dtypes[dtype])
         dtype = AS_FLOAT[dtype]
+    if op.compares:
+        compare_beyond(xs, dtype)
     for k in range(op.n_in):
         xs[k] = as_kind(op, k, xs[k], dtype)
     dtype_out[0] = dtype
@@ -424,10 +505,10 @@ cdef object as_kind(OpBase op, int k, object v, int dtype):
         if kind == c'i':
             if not isinstance(v, int) or isinstance(v, bool):
                 dtype_error(op, k, "integers", type(v).__name__)
-            return scalar_tensor(v, PN_I64)
+            return number_input(op, k, v, PN_I64)
         if kind == c'b':
             return scalar_tensor(bool(v), PN_BOOL)
-        return scalar_tensor(v, weak_dtype(PN_NONE, v) if kind == c'*' else dtype)
+        return number_input(op, k, v, weak_dtype(PN_NONE, v) if kind == c'*' else dtype)
     x = v
     if kind == c'*':
         return x

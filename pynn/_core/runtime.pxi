@@ -15,18 +15,20 @@ def set_grad_enabled(bint on):
 
 
 def set_anomaly(bint on):
-    """Switches the check of every kernel's output for NaN and Inf; returns what it was."""
+    """Switches the check of the outputs of this thread's kernels for NaN and Inf; returns what it was."""
     global pn_anomaly
     was = pn_anomaly != 0
     pn_anomaly = on
     return was
 
 
-def set_num_threads(int n):
-    if n < 1:
+def set_num_threads(n):
+    """Lets kernels use n threads, of which pn_par.c takes no more than 4095."""
+    cdef int64_t k = as_int(n, "set_num_threads: argument 'n'")
+    if k < 1:
         raise ValueError(f"set_num_threads: argument 'n': expected at least 1, got {n}")
-    if pn_set_num_threads(n) != 0:
-        raise RuntimeError(f"set_num_threads: could not set {n} threads")
+    if k > 4095 or pn_set_num_threads(<int>k) != 0:
+        raise ValueError(f"set_num_threads: argument 'n': expected at most 4095, got {n}")
 
 
 def get_num_threads():
@@ -34,11 +36,12 @@ def get_num_threads():
     return pn_get_num_threads()
 
 
-def set_chunk_div(int64_t div):
+def set_chunk_div(div):
     """Shrinks the chunks of work by div, so that small samples split among threads (tests)."""
-    if div < 1:
-        raise ValueError(f"set_chunk_div: argument 'div': expected at least 1, got {div}")
-    pn_set_chunk_div(div)
+    cdef int64_t n = as_int(div, "set_chunk_div: argument 'div'")
+    if n < 1:
+        raise ValueError(f"set_chunk_div: argument 'div': expected at least 1, got {n}")
+    pn_set_chunk_div(n)
 
 
 def get_chunk_div():
@@ -98,6 +101,13 @@ cdef tuple names_in(const char *text):
     return tuple([s.strip() for s in inner.split(",")]) if inner else ()
 
 
+cdef int check_kernel(int kernel_id) except -1:
+    if not -1 <= kernel_id < pn_n_kernels():
+        raise ValueError(f"kernel {kernel_id}: expected one of {pn_n_kernels()}")
+    return 0
+
+
 def has_form(int kernel_id, dtype):
     """Whether a kernel has a form for dtype."""
-    return pn_kernel_fn(kernel_id, dtype_tag(dtype)) != NULL
+    check_kernel(kernel_id)
+    return kernel_id >= 0 and pn_kernel_fn(kernel_id, dtype_tag(dtype)) != NULL

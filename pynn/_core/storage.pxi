@@ -16,36 +16,51 @@ cdef dict _read_as = {np.dtype(a): np.dtype(b) for a, b in (
 
 cdef int dtype_tag(object dtype) except -2:
     """The PN tag of anything that names a dtype."""
-    cdef object d = _dtype_tags.get(dtype)
+    cdef object d = _dtype_tags.get(dtype) if isinstance(dtype, np.dtype) else None
     if d is None:
         try:
-            d = _dtype_tags.get(np.dtype(dtype))
-        except TypeError:
+            d = _dtype_tags.get(np.dtype(dtype)) if dtype is not None else None
+        except (TypeError, ValueError):
             d = None
         if d is None:
-            raise TypeError(f"dtype: expected one of {', '.join(map(str, _dtypes))}, got {dtype!r}")
+            raise TypeError(f"dtype: expected one of {', '.join(map(str, _dtypes))}, got {shown(dtype)}")
     return d
 
 
-@cython.final
 @cython.no_gc
 @cython.freelist(256)
 cdef class Storage:
-    """Memory of a tensor: pynn's own (owner None), or borrowed with its owner held alive."""
+    """Memory of a tensor: pynn's own, or a BorrowedStorage. It refers to no object, which spares the collector."""
     cdef void *data
     cdef readonly int64_t nbytes
     cdef readonly int64_t version
-    cdef readonly object owner
+    cdef readonly bint borrowed
     cdef readonly bint readonly
     cdef readonly bint exposed  # a writable view is outside: its version says nothing any more
+    cdef int64_t rec            # the recorder under which it was made, and its buffer there; 0: none
+    cdef int buf
 
     def __dealloc__(self):
-        if self.owner is None and self.data != NULL:
+        if self.rec != 0:
+            storage_dies(self)
+        if not self.borrowed and self.data != NULL:
             pn_free(self.data, self.nbytes)
 
     @property
     def ptr(self):
         return <size_t>self.data
+
+    @property
+    def owner(self):
+        """Whose memory it is: None where it is pynn's own."""
+        return (<BorrowedStorage>self).lender if self.borrowed else None
+
+
+@cython.final
+@cython.no_gc_clear  # a tensor of the cycle lets go of the storage, before that of its owner
+cdef class BorrowedStorage(Storage):
+    """Memory of another object, which is held alive and may, in a cycle, hold a tensor on it."""
+    cdef object lender
 
 
 cdef inline int64_t tick() noexcept:
@@ -62,18 +77,33 @@ cdef Storage new_storage(int64_t nbytes):
     s.data = p
     s.nbytes = nbytes
     s.version = tick()
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).made(s)
     return s
 
 
 cdef Storage borrow_storage(void *data, int64_t nbytes, object owner, bint readonly):
-    cdef Storage s = Storage.__new__(Storage)
+    cdef BorrowedStorage s = BorrowedStorage.__new__(BorrowedStorage)
     s.data = data
     s.nbytes = nbytes
-    s.owner = owner
+    s.borrowed = True
+    s.lender = owner
     s.readonly = readonly
     s.exposed = not readonly
     s.version = tick()
     return s
+
+
+cdef Storage storage_under(object arr, char *begin, char *end):
+    """The storage that a NumPy array looks into, if it is one of ours, else None."""
+    cdef Storage s
+    cdef object base = arr
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if not isinstance(base, Storage):
+        return None
+    s = base
+    return s if <char *>s.data <= begin and end <= <char *>s.data + s.nbytes else None
 
 
 def alloc_stats():

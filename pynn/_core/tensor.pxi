@@ -178,17 +178,11 @@ cdef int set_shape(pn_array *a, object shape) except -1:
     a.ndim = 0
     for v in (shape if isinstance(shape, (tuple, list)) else (shape,)):
         if a.ndim == PN_MAXDIM:
-            raise ValueError(f"shape: expected at most {PN_MAXDIM} dimensions, got {shape}")
-        n = v.__index__() if hasattr(v, "__index__") else bad_shape(shape)
-        if n < 0:
-            bad_shape(shape)
+            raise ValueError(f"shape: expected at most {PN_MAXDIM} dimensions, got {shown(shape)}")
+        n = as_size(v, shape)
         a.shape[a.ndim] = n
         a.ndim += 1
     return 0
-
-
-cdef int64_t bad_shape(object shape) except -1:
-    raise ValueError(f"shape: expected non-negative integers, got {shape!r}")
 
 
 cdef class TensorBase:
@@ -263,6 +257,8 @@ cdef class TensorBase:
     @property
     def grad(self):
         """The accumulated gradient, of this tensor's shape; None where there is none yet."""
+        if pn_rec != NULL:
+            (<Recorder>pn_rec).reads_grad(self)
         return self._grad
 
     @grad.setter
@@ -275,7 +271,7 @@ cdef class TensorBase:
             if not same_shape(&g.a, &self.a) or g.a.dtype != self.a.dtype:
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
                                  f"got {g.shape} and {g.dtype}")
-        self._grad = value
+        set_grad(self, value)
 
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
@@ -292,6 +288,8 @@ cdef class TensorBase:
     def numpy(self):
         """A NumPy array on the same memory; read-only where this tensor requires grad."""
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "numpy()")
         cdef bint writable = not (self.leaf_grad or self.node is not None or self.storage.readonly)
         if writable:
             self.storage.exposed = True
@@ -300,6 +298,8 @@ cdef class TensorBase:
     def _writable(self):
         """A writable NumPy array on the memory of a leaf; the caller bumps the version."""
         cdef int d
+        if pn_rec != NULL:
+            host_writes(self, "writable()")
         check_writable(self, "writable")
         for d in range(self.a.ndim):
             if self.a.shape[d] > 1 and self.a.strides[d] == 0:
@@ -315,6 +315,9 @@ cdef class TensorBase:
         """Takes other's memory, dtype and layout in place of its own (Module.double, deepcopy)."""
         if self.node is not None:
             raise RuntimeError("only a leaf can take other memory")
+        if pn_rec != NULL:
+            host_writes(self, "new memory")
+        bump_structure()
         self.storage = other.storage
         self.a = other.a
 
@@ -326,6 +329,8 @@ cdef class TensorBase:
         if size_of(&self.a) != 1:
             raise ValueError(f"item: expected a tensor of one element, got shape {self.shape}")
         check_values(self)
+        if pn_rec != NULL:
+            host_reads(self, "item()")
         return read_scalar(&self.a)
 
 
@@ -400,6 +405,8 @@ cdef object readable(object data, str what):
             return arr.astype(native)
         if native in _read_as:
             return arr.astype(_read_as[native])
+        if not isinstance(data, (np.ndarray, np.generic)) and all([isinstance(v, int) for v in arr.flat]):
+            raise OverflowError(f"{what}: expected integers of at most 64 bits, got {shown(data)}")
         raise TypeError(f"{what}: expected real numbers or bools "
                         f"({', '.join(map(str, _dtypes))}), got dtype {d}")
     return arr
@@ -415,9 +422,20 @@ def empty(shape, dtype=np.float32):
     return t
 
 
+def check_shape(shape, dtype):
+    """Raises MemoryError, ValueError where no tensor of that shape and dtype can be."""
+    cdef pn_array a
+    cdef int64_t nbytes
+    a.dtype = dtype_tag(dtype)
+    set_shape(&a, shape)
+    checked_bytes(&a, &nbytes)
+
+
 def from_array(data, dtype=None, str what="data"):
     """A tensor on a copy of data. Python numbers become float32, int64 or bool."""
     cdef bint plain = not isinstance(data, (np.ndarray, np.generic))
+    if pn_rec != NULL:
+        host_data(data, what)
     cdef object arr = readable(data, what)
     cdef TensorBase t = blank()
     if dtype is not None:
@@ -448,10 +466,15 @@ cdef int fits_in(int dtype, object arr, str what) except -1:
 def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
+    cdef Storage under
     cdef int d
     cdef int64_t item
+    cdef char *begin
+    cdef char *end
     if not isinstance(arr, np.ndarray):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
+    if pn_rec != NULL:
+        host_data(arr, what)
     if arr.dtype not in _dtype_tags:
         raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
@@ -464,8 +487,21 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     set_shape(&t.a, arr.shape)
     for d in range(t.a.ndim):
         t.a.strides[d] = arr.strides[d] // item if arr.shape[d] > 1 else 1
-    t.storage = borrow_storage(cnp.PyArray_DATA(arr), arr.nbytes, arr, not arr.flags.writeable)
-    t.a.data = t.storage.data
+    t.a.data = begin = end = <char *>cnp.PyArray_DATA(arr)
+    for d in range(t.a.ndim):
+        if arr.size and arr.strides[d] < 0:
+            begin += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
+        elif arr.size:
+            end += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
+    end += item if arr.size else 0
+    under = storage_under(arr, begin, end)
+    if under is not None and under.readonly == (not arr.flags.writeable):
+        t.storage = under  # one version for all that see this memory
+    else:
+        owner = arr
+        while under is not None:  # a chain of views of views stays short
+            owner, under = under, under.owner if isinstance(under.owner, Storage) else None
+        t.storage = borrow_storage(begin, end - begin, owner, not arr.flags.writeable)
     return t
 
 
@@ -499,8 +535,15 @@ def zeros_as(TensorBase x not None):
     return t
 
 
-def set_number(TensorBase x not None, double value):
+def set_number(TensorBase x not None, number):
     """Overwrites a 0-d floating tensor: the value of a hyper-parameter."""
+    cdef double value
+    try:
+        value = number
+    except (TypeError, OverflowError):
+        raise type_or_range("set_number: argument 'number'", number) from None
+    if pn_rec != NULL:
+        host_writes(x, "a new value of a hyper-parameter")
     check_writable(x, "set_number")
     if x.a.ndim != 0 or x.a.dtype > PN_F64:
         raise TypeError(f"set_number: expected a 0-d floating tensor, got shape {x.shape} and dtype {x.dtype}")
@@ -524,8 +567,16 @@ cdef int check_writable(TensorBase x, str what) except -1:
     return 0
 
 
+def overwrite(TensorBase x not None, values):
+    """Puts an array's values into x's memory, whatever x is: for those who put back what they took."""
+    np.copyto(to_numpy(x, True), values)
+    x.storage.version = tick()
+
+
 def read_view(TensorBase x not None):
     """A read-only NumPy array on x's memory."""
+    if pn_rec != NULL:
+        host_reads(x, "this")
     return to_numpy(x, False)
 
 

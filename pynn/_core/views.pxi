@@ -7,6 +7,15 @@ cdef dict VIEW_KINDS = {"alias": V_ALIAS, "permute": V_PERMUTE, "expand": V_EXPA
                         "reshape": V_RESHAPE}
 
 
+cdef int as_axis(object v, int n, tuple axes) except -2:
+    """A number of 0 .. n - 1, or one that counts from the end; -1 for any other."""
+    try:
+        v = PyNumber_Index(v)
+    except TypeError:
+        raise TypeError(f"permute: argument 'axes': expected integers, got {shown(axes)}") from None
+    return v % n if -n <= v < n else -1
+
+
 cdef int permuted(const pn_array *x, tuple axes, pn_array *y) except -1:
     cdef int d, k
     cdef int seen = 0
@@ -14,11 +23,9 @@ cdef int permuted(const pn_array *x, tuple axes, pn_array *y) except -1:
     if len(axes) != x.ndim:
         raise ValueError(f"permute: argument 'axes': expected {x.ndim} axes for shape {shape_tuple(x)}, got {axes}")
     for k in range(x.ndim):
-        d = axes[k]
-        if d < 0:
-            d += x.ndim
-        if d < 0 or d >= x.ndim or seen & (1 << d):
-            raise ValueError(f"permute: argument 'axes': expected a permutation of {x.ndim} axes, got {axes}")
+        d = as_axis(axes[k], x.ndim, axes)
+        if d < 0 or seen & (1 << d):
+            raise ValueError(f"permute: argument 'axes': expected a permutation of {x.ndim} axes, got {shown(axes)}")
         seen |= 1 << d
         y.shape[k] = x.shape[d]
         y.strides[k] = x.strides[d]
@@ -89,21 +96,20 @@ cdef bint reshaped(const pn_array *x, pn_array *y) noexcept nogil:
         j -= 1
 
 
-cdef int reshape_target(const pn_array *x, object shape, pn_array *y) except -1:
+cdef int reshape_target(const pn_array *x, tuple shape, pn_array *y) except -1:
     """y's shape from shape, in which one -1 stands for what is left."""
     cdef int64_t known = 1, n = size_of(x)
     cdef int d, hole = -1
     cdef bint over = False
-    shape = tuple(shape)
     if len(shape) > PN_MAXDIM:
-        raise ValueError(f"reshape: argument 'shape': expected at most {PN_MAXDIM} dimensions, got {shape}")
+        raise ValueError(f"reshape: argument 'shape': expected at most {PN_MAXDIM} dimensions, got {shown(shape)}")
     y.ndim = len(shape)
     for d in range(y.ndim):
-        y.shape[d] = shape[d]
+        y.shape[d] = as_int(shape[d], "reshape: argument 'shape'")
         if y.shape[d] == -1 and hole < 0:
             hole = d
         elif y.shape[d] < 0:
-            raise ValueError(f"reshape: argument 'shape': expected sizes >= 0 and at most one -1, got {shape}")
+            raise ValueError(f"reshape: argument 'shape': expected sizes >= 0 and at most one -1, got {shown(shape)}")
         else:
             over = pn_mul_overflow(known, y.shape[d], &known) or over
     if 0 in shape:
@@ -114,7 +120,7 @@ cdef int reshape_target(const pn_array *x, object shape, pn_array *y) except -1:
         y.shape[hole] = n // known
         known = n
     if known != n or (hole >= 0 and y.shape[hole] < 0):
-        raise ValueError(f"reshape: argument 'shape': expected {n} elements as in {shape_tuple(x)}, got {shape}")
+        raise ValueError(f"reshape: argument 'shape': expected {n} elements as in {shape_tuple(x)}, got {shown(shape)}")
     return 0
 
 
@@ -126,7 +132,9 @@ cdef int sliced(const pn_array *x, tuple begin, tuple shape, tuple step, pn_arra
     if not (len(begin) == len(shape) == len(step) == x.ndim):
         raise ValueError(f"slice: expected {x.ndim} entries for shape {shape_tuple(x)}, got {begin}, {shape}, {step}")
     for d in range(x.ndim):
-        b, s, n = begin[d], step[d], shape[d]
+        b = as_int(begin[d], "slice: argument 'begin'")
+        s = as_int(step[d], "slice: argument 'step'")
+        n = as_int(shape[d], "slice: argument 'shape'")
         if n < 0 or (n > 0 and (not 0 <= b < x.shape[d] or pn_mul_overflow(n - 1, s, &last) or
                                 not -b <= last < x.shape[d] - b)):
             raise IndexError(f"slice: {n} elements from {b} by {s} leave dimension {d} of size {x.shape[d]}")

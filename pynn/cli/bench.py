@@ -71,11 +71,10 @@ def from_sample(op: Op, rng: np.random.Generator, dtype) -> tuple[list, dict] | 
             for a in args], params  # fmt: skip
 
 
-def cost(op: Op, args: list, outs: list) -> tuple[int, float]:
+def cost(op: Op, args: list, params: dict, outs: list) -> tuple[float, float]:
     """(compulsory bytes, flops) of one forward call."""
-    tensors = [t for t in [*args, *outs] if t is not None]
-    nbytes = sum(t.size * t.dtype.itemsize for t in tensors)
-    return nbytes, _core.flops_of(op, tuple(args), outs[0].size if outs else 0)
+    nbytes = _core.bytes_of(op, tuple(args), tuple(outs), params)
+    return nbytes, _core.flops_of(op, tuple(args), params, outs[0].size if outs else 0)
 
 
 def row(op: Op, size: str, rng: np.random.Generator, dtype) -> dict | None:
@@ -86,7 +85,7 @@ def row(op: Op, size: str, rng: np.random.Generator, dtype) -> dict | None:
     args, params = made
     result = op(*args, **params)
     outs = [t for t in (result if isinstance(result, tuple) else (result,)) if isinstance(t, Tensor)]
-    nbytes, flops = cost(op, args, outs)
+    nbytes, flops = cost(op, args, params, outs)
     forward = timed(lambda: op(*args, **params))
     entry = {"op": op.name, "size": size, "shapes": [None if a is None else a.shape for a in args], "bytes": nbytes,
              "flops": flops, "forward_us": forward * 1e6}  # fmt: skip

@@ -1,6 +1,6 @@
 """Layers, losses and models, under torch.nn's names."""
 
-from . import functional, init
+from . import functional, init, utils
 from .activation import (
     ELU,
     GELU,
@@ -24,6 +24,7 @@ from .activation import (
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .dropout import Dropout
 from .embedding import Embedding, EmbeddingBag
+from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
 from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .module import Module, Parameter

@@ -242,3 +242,23 @@ class LogSoftmax(Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}"
+
+
+# Each class as an op and its parameters, for what can apply it together with another op; None where it cannot.
+AS_OP = {
+    ReLU: lambda m: ("relu", {}),
+    ReLU6: lambda m: ("relu6", {}),
+    SELU: lambda m: ("selu", {}),
+    SiLU: lambda m: ("silu", {}),
+    Mish: lambda m: ("mish", {}),
+    Hardswish: lambda m: ("hardswish", {}),
+    Hardsigmoid: lambda m: ("hardsigmoid", {}),
+    LeakyReLU: lambda m: ("leaky_relu", {"negative_slope": m.negative_slope}),
+    ELU: lambda m: ("elu", {"alpha": m.alpha}),
+    Hardtanh: lambda m: ("hardtanh", {"min_val": m.min_val, "max_val": m.max_val}) if m.min_val < m.max_val else None,
+    GELU: lambda m: {"none": ("gelu", {}), "tanh": ("gelu_tanh", {})}.get(m.approximate),
+    Softplus: lambda m: ("softplus", {"beta": m.beta, "threshold": m.threshold}),
+    Sigmoid: lambda m: ("sigmoid", {}),
+    Tanh: lambda m: ("tanh", {}),
+    LogSigmoid: lambda m: ("logsigmoid", {}),
+}

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .module import Module, Parameter
+from ..ops.linear import Activation, activated, activation_of
+from .activation import AS_OP
+from .linear import Linear
+from .module import Module, Parameter, structure_version
 
 __all__ = ["ModuleDict", "ModuleList", "ParameterList", "Sequential"]
 
@@ -86,8 +89,11 @@ class _Numbered(Module):
 class Sequential(_Numbered):
     """Modules applied one after the other. Takes them as arguments, or one dict of name → module.
 
-    A slice is a Sequential that shares its modules with this one.
+    A slice is a Sequential that shares its modules with this one. A Linear and an activation behind it, neither
+    of them changed or hooked, are computed in one pass, with the same bits.
     """
+
+    _plan: tuple[int, list] = (-1, [])  # (module, activation to apply with it or None), for that structure_version
 
     def __init__(self, *modules):
         super().__init__()
@@ -103,9 +109,45 @@ class Sequential(_Numbered):
         return super().__getitem__(index)
 
     def forward(self, x):
-        for module in self._modules.values():
-            x = module(x)
+        version, plan = self._plan
+        if version != structure_version():
+            plan = self._make_plan()
+        for layer, act in plan:
+            x = layer(x) if act is None else activated(x, layer.weight, layer.bias, act)
         return x
+
+    def _make_plan(self) -> list:
+        """(module, None), or (a Linear, the activation behind it) for every call that forward makes."""
+        plan: list = []
+        for module in self._modules.values():
+            before = plan[-1][0] if plan and plan[-1][1] is None else None
+            act = _joined(before, module)
+            if act is None:
+                plan.append((module, None))
+            else:
+                plan[-1] = before, act
+        object.__setattr__(self, "_plan", (structure_version(), plan))
+        return plan
+
+
+_FORWARDS = {kind: kind.forward for kind in (Linear, *AS_OP)}  # as they were written
+
+
+def _plain(module) -> bool:
+    """Whether a call of module is its class's forward and nothing else."""
+    forward = _FORWARDS.get(type(module))
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return forward is not None and not hooks and getattr(module.forward, "__func__", None) is forward
+
+
+def _joined(layer, module) -> Activation | None:
+    """module as an activation that Linear `layer` may apply, or None where both are to be called."""
+    if type(layer) is not Linear or layer.activation is not None or type(module) not in AS_OP:
+        return None
+    act = AS_OP[type(module)](module)
+    if act is None or not all(isinstance(v, (int, float)) for v in act[1].values()):
+        return None  # a call of module tells what is wrong
+    return activation_of(act) if _plain(layer) and _plain(module) else None
 
 
 class ModuleList(_Numbered):

@@ -19,6 +19,7 @@ from ..ops.activation import (
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
 from ..ops.embedding import embedding, embedding_bag
+from ..ops.layer_norm import layer_norm, rms_norm
 from ..ops.linear import linear
 from ..ops.losses import (
     binary_cross_entropy,
@@ -42,6 +43,7 @@ __all__ = [
     "hardswish",
     "hardtanh",
     "l1_loss",
+    "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
@@ -51,6 +53,7 @@ __all__ = [
     "prelu",
     "relu",
     "relu6",
+    "rms_norm",
     "selu",
     "sigmoid",
     "silu",

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _core
 from ..op import OPS
+from ..ops.linear import activation_of, linear
 from . import init
 from .module import Module, Parameter
 
@@ -21,19 +22,25 @@ class Linear(Module):
         in_features, out_features: sizes of the last dimension.
         bias: whether there is a b.
         dtype: float32 or float64 of the parameters, and so of x.
+        activation: what is applied to the result, by name, as pynn.nn.functional.linear takes it.
 
     Parameters: weight (out_features, in_features), bias (out_features,), both uniform in
     ±1/√in_features to begin with, as torch.nn.Linear.
 
     Raises:
-        ValueError: x's last dimension is not in_features. TypeError: x has another dtype than weight.
+        ValueError: x's last dimension is not in_features; an unknown activation. TypeError: x has another dtype
+            than weight.
 
     Source: S0; S1 §2.8; S3 §2.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype=np.float32):
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, dtype=np.float32, activation=None
+    ):  # fmt: skip
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        if activation is not None:
+            activation_of(activation)  # raises for what is none
+        self.in_features, self.out_features, self.activation = in_features, out_features, activation
         self.weight = Parameter(_core.empty((out_features, in_features), dtype or np.float32))
         self.register_parameter("bias", Parameter(_core.empty((out_features,), dtype or np.float32)) if bias else None)
         self.reset_parameters()
@@ -50,10 +57,13 @@ class Linear(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, x):
+        if self.activation is not None:
+            return linear(x, self.weight, self.bias, self.activation)
         return OPS.linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        text = f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+        return text if self.activation is None else f"{text}, activation={self.activation!r}"
 
 
 class Identity(Module):

@@ -21,22 +21,8 @@ from .state import checked_state
 
 __all__ = ["Module", "Parameter", "bump_structure", "structure_version"]
 
-_structure = 0  # what a recorded step depends on besides its inputs; see structure_version
 _base_requires_grad = Tensor.requires_grad
-
-
-def structure_version() -> int:
-    """A number that changes with every change of any module: attributes, train/eval, hooks, requires_grad.
-
-    Whoever keeps something made from modules (a recorded step) compares it to know whether it still holds.
-    """
-    return _structure
-
-
-def bump_structure() -> None:
-    """Marks everything made from modules so far as outdated."""
-    global _structure
-    _structure += 1
+bump_structure, structure_version = _core.bump_structure, _core.structure_version
 
 
 class Parameter(Tensor):
@@ -136,6 +122,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def _call_with_hooks(self, args: tuple, kwargs: dict):
+        _core.not_recordable(f"a hook of {type(self).__name__}")
         for hook, with_kwargs in list(self._forward_pre_hooks.values()):
             got = hook(self, args, kwargs) if with_kwargs else hook(self, args)
             if got is None:
@@ -151,6 +138,12 @@ class Module:
             got = hook(self, args, kwargs, y) if with_kwargs else hook(self, args, y)
             y = y if got is None else got
         return y
+
+    def session(self, **options):
+        """This model as a function from arrays to arrays, for serving; see pynn.Session for the options."""
+        from ..session import Session
+
+        return Session(self, **options)
 
     def register_forward_hook(self, hook: Callable, *, prepend: bool = False, with_kwargs: bool = False):
         """Calls hook(module, args, output) after forward; what it returns, if not None, replaces the output.

@@ -3,7 +3,21 @@
 from .. import _core
 from .. import tensor as _tensor
 from ..op import OPS
-from . import activation, copy, dropout, elementwise, embedding, index, linear, losses, matmul, optim, reduce, softmax
+from . import (
+    activation,
+    copy,
+    dropout,
+    elementwise,
+    embedding,
+    index,
+    layer_norm,
+    linear,
+    losses,
+    matmul,
+    optim,
+    reduce,
+    softmax,
+)
 
 # what `pynn` offers as functions of tensors, by PyTorch's names
 FUNCTIONS = {

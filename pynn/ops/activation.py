@@ -54,7 +54,7 @@ _leaky_relu = _activation(
 )
 _prelu = Op(
     "prelu", "x[...] weight[...]", "y[...]", kernel="prelu_fwd", bwd="prelu_bwd", saves="x weight", like=True,
-    formula=lambda x, weight: OPS.where(OPS.gt(x, 0.0), x, weight * x),
+    formula=lambda x, weight: OPS.where(OPS.gt(x, 0.0), x, weight * OPS.where(OPS.gt(x, 0.0), 0.0, x)),
     reference=lambda x, weight: np.where(x > 0, x, weight * x),
     kinks=(0,),
     doc="y = x where x > 0, else weight·x, the weight learned (He et al. 2015, arXiv 1502.01852).",
@@ -92,8 +92,8 @@ _gelu = _activation(
 
 
 def _gelu_tanh_formula(x):
-    # (1 + tanh u)/2 = σ(2u); beyond 16 only the sign of u counts, and x cut off there keeps u' finite
-    cut = OPS.maximum(OPS.minimum(x, 16.0), -16.0)
+    # (1 + tanh u)/2 = σ(2u); beyond 24 it is 0 or 1, and x cut off there keeps u' finite
+    cut = OPS.maximum(OPS.minimum(x, 24.0), -24.0)
     return x * OPS.sigmoid(math.sqrt(8 / math.pi) * (cut + 0.044715 * cut * cut * cut))
 
 
@@ -160,6 +160,7 @@ hardsigmoid = _activation(
     "hardsigmoid",
     lambda x: OPS.hardtanh(x + 3.0, min_val=0.0, max_val=6.0) / 6.0,
     lambda x: np.clip(x + 3, 0, 6) / 6,
+    bwd_formula=lambda dy, x: OPS.where(OPS.lt(OPS.abs(x), 3.0), dy / 6.0, 0.0),
     kinks=(-3, 3),
     doc="y = min(max(x + 3, 0), 6)/6 (Howard et al., arXiv 1905.02244).",
 )

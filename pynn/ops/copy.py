@@ -33,7 +33,7 @@ cast = Op(
 )  # fmt: skip
 
 copy_ = Effect(
-    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd",
+    "copy_", "x[...]:*", "y[...]:*", kernel="copy_fwd", whole=True,
     reference=lambda x, y: np.broadcast_to(x, y.shape).astype(y.dtype),
     doc="y = x, in place, converted to y's dtype.",
 )  # fmt: skip

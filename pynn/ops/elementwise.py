@@ -48,11 +48,14 @@ sign = _number("sign", _UNARY, _flat, np.sign, kinks=(0,), doc="y = −1, 0 or 1
 
 
 def _chosen(n, g):
-    """The larger (smaller) operand gets the gradient; at a tie each gets half."""
+    """The larger (smaller) operand gets the gradient; at a tie each gets half, beside a NaN each gets all."""
     a, b = n.ins
-    share = OPS.cast(OPS.gt(a, b) if n.name == "maximum" else OPS.lt(a, b), dtype=g.dtype)
-    share = share + 0.5 * OPS.cast(OPS.eq(a, b), dtype=g.dtype)
-    return g * share if n.need(0) else None, g * (1.0 - share) if n.need(1) else None
+    beaten = OPS.lt if n.name == "maximum" else OPS.gt
+    g = OPS.where(OPS.eq(a, b), 0.5 * g, g)
+    return (
+        OPS.where(beaten(a, b), 0.0, g) if n.need(0) else None,
+        OPS.where(beaten(b, a), 0.0, g) if n.need(1) else None,
+    )
 
 
 def _apart(rng):
@@ -75,7 +78,7 @@ where = Op(
 
 def _compare(name, reference, sign):
     return Op(name, "a[...]:A b[...]:A", "y[...]:b", kernel=name + "_fwd", vjp=_flat, reference=reference, like=True,
-              doc=f"y = a {sign} b, a bool")  # fmt: skip
+              compares=True, doc=f"y = a {sign} b, a bool")  # fmt: skip
 
 
 eq = _compare("eq", np.equal, "=")
@@ -109,11 +112,11 @@ log1p = _unary("log1p", lambda n, g: g / (1.0 + n.ins[0]), np.log1p, domain={"a"
                doc="y = ln(1 + a), accurate near 0")  # fmt: skip
 sin = _unary("sin", lambda n, g: g * OPS.cos(n.ins[0]), np.sin, doc="y = sin a")
 cos = _unary("cos", lambda n, g: -g * OPS.sin(n.ins[0]), np.cos, doc="y = cos a")
-tanh = _unary("tanh", lambda n, g: g * (1.0 - n.outs[0] * n.outs[0]), np.tanh, saves="y",
+tanh = _unary("tanh", None, np.tanh, saves="y", bwd="tanh_bwd", bwd_formula=lambda dy, y: dy * (1.0 - y * y),
               doc="y = tanh a, dy/da = 1 − y². Source: S0; S1 §1.1.")  # fmt: skip
 sigmoid = _unary(
-    "sigmoid", lambda n, g: g * (n.outs[0] * (1.0 - n.outs[0])),
-    lambda a: np.exp(-np.logaddexp(0, -a)), saves="y",
+    "sigmoid", None, lambda a: np.exp(-np.logaddexp(0, -a)), saves="y",
+    bwd="sigmoid_bwd", bwd_formula=lambda dy, y: dy * (y * (1.0 - y)),
     doc="y = 1/(1 + e⁻ᵃ), dy/da = y(1 − y). Source: S0; S1 §1.1.",
 )  # fmt: skip
 erf = _unary(

@@ -8,9 +8,10 @@ from math import prod
 
 import numpy as np
 
+from .. import _core
 from .._keys import Key, out_of_bounds, plain_key
 from ..op import OPS, Op
-from ..tensor import Tensor, from_numpy
+from ..tensor import Tensor, axis_of, from_numpy
 
 __all__ = [
     "cat", "chunk", "clamp", "cumsum", "flip", "gather", "getitem", "index_put", "one_hot", "pad", "roll",
@@ -54,6 +55,7 @@ def _scatter_samples(rng):
 
 gather_rows = Op(
     "gather_rows", "x[R,C]:A idx[...]:i<R", "y[...,C]:A", kernel="gather_rows_fwd", saves="idx", params={"skip": -1},
+    bytes="2*n*item + 8*lead",
     vjp=lambda n, g: (OPS.scatter_add(g, n.ins[1], rows=n.ins[0].shape[0], skip=n.params["skip"]), None),
     samples=_gather_samples,
     reference=lambda x, idx, skip: np.where((idx == skip)[..., None], 0.0, x[idx]),
@@ -93,6 +95,7 @@ def _scatter_along_samples(rng):
 
 gather_along = Op(
     "gather_along", "x[B,R,C]:A idx[B,N,C]:i<R", "y[B,N,C]:A", kernel="gather_along_fwd", saves="idx",
+    bytes="2*n*item + 8*n",
     vjp=lambda n, g: (OPS.scatter_along(g, n.ins[1], rows=n.ins[0].shape[1]), None),
     samples=_along_samples,
     reference=lambda x, idx: np.take_along_axis(x, idx, 1),
@@ -243,14 +246,10 @@ def index_put(x, indices, values, accumulate=False):
 # ---- gathering along a dimension -------------------------------------------------------------------
 
 
-def _axis(dim, ndim, what):
-    if not -ndim <= dim < ndim:
-        raise IndexError(f"{what}: argument 'dim': expected {-ndim} <= dim < {ndim}, got {dim}")
-    return dim % ndim
-
-
 def _indices(index, what, name):
-    index = index if isinstance(index, Tensor) else Tensor(np.asarray(index))
+    if not isinstance(index, Tensor):
+        _core.note_array(index, what)
+        index = Tensor(np.asarray(index))
     if index.dtype.kind not in "iu":
         raise TypeError(f"{what}: argument '{name}': expected integers, got dtype {index.dtype}")
     return index
@@ -273,7 +272,7 @@ def gather(input, dim, index):
     """
     index = _indices(index, "gather", "index")
     shape, want = input.shape, index.shape
-    d = _axis(dim, len(shape), "gather")
+    d = axis_of(dim, len(shape), "gather")
     if len(want) != len(shape) or any(m > n for k, (m, n) in enumerate(zip(want, shape)) if k != d):
         raise ValueError(
             f"gather: argument 'index': expected a shape of at most {shape} but for dimension {d}, got {want}"
@@ -295,7 +294,7 @@ def take_along_dim(input, indices, dim=None):
         return gather(OPS.reshape(input, shape=(-1,)), 0, OPS.reshape(index, shape=(-1,)))
     if index.ndim != input.ndim:
         raise ValueError(f"take_along_dim: argument 'indices': expected {input.ndim} dimensions, got {index.ndim}")
-    d = _axis(dim, input.ndim, "take_along_dim")
+    d = axis_of(dim, input.ndim, "take_along_dim")
     a, b = list(input.shape), list(index.shape)
     a[d] = b[d] = 1
     both = np.broadcast_shapes(tuple(a), tuple(b))
@@ -349,7 +348,7 @@ def cat(tensors, dim=0):
     shape = xs[0].shape
     if not shape:
         raise ValueError("cat: argument 'tensors': expected at least 1 dimension, got a 0-d tensor")
-    d = _axis(dim, len(shape), "cat")
+    d = axis_of(dim, len(shape), "cat")
     for k, x in enumerate(xs):
         if x.ndim != len(shape) or any(x.shape[e] != shape[e] for e in range(len(shape)) if e != d):
             raise ValueError(
@@ -378,13 +377,13 @@ def stack(tensors, dim=0):
     for k, x in enumerate(xs):
         if x.shape != xs[0].shape:
             raise ValueError(f"stack: argument 'tensors': expected shape {xs[0].shape}, got {x.shape} at {k}")
-    d = _axis(dim, xs[0].ndim + 1, "stack")
+    d = axis_of(dim, xs[0].ndim + 1, "stack")
     return cat([x.unsqueeze(d) for x in xs], d)
 
 
 def split(tensor, split_size_or_sections, dim=0):
     """Views of tensor along dim: of split_size each (the last may be smaller), or of the sizes in a list."""
-    d = _axis(dim, tensor.ndim, "split")
+    d = axis_of(dim, tensor.ndim, "split")
     n, sizes = tensor.shape[d], split_size_or_sections
     if isinstance(sizes, int):
         if sizes < 0 or (sizes == 0 and n > 0):
@@ -401,7 +400,7 @@ def chunk(input, chunks, dim=0):
     """At most `chunks` views of equal size along dim; the last may be smaller."""
     if chunks < 1:
         raise ValueError(f"chunk: argument 'chunks': expected at least 1, got {chunks}")
-    d = _axis(dim, input.ndim, "chunk")
+    d = axis_of(dim, input.ndim, "chunk")
     if input.shape[d] == 0:
         return split(input, [0] * chunks, d)
     return split(input, -(-input.shape[d] // chunks), d)
@@ -439,6 +438,8 @@ def pad(input, pad, mode="constant", value=None):
     lo, hi = [0] * n, [0] * n
     for k in range(len(pad) // 2):
         lo[n - 1 - k], hi[n - 1 - k] = pad[2 * k], pad[2 * k + 1]
+    if any(abs(w) >= 2**62 for w in pad):
+        raise ValueError(f"pad: argument 'pad': expected widths below 2**62, got {_core.shown(tuple(pad))}")
     size = [a + m + b for a, m, b in zip(lo, shape, hi)]
     kept = [m + min(a, 0) + min(b, 0) for a, m, b in zip(lo, shape, hi)]
     if any(m < 0 for m in (*size, *kept)):
@@ -455,7 +456,7 @@ def pad(input, pad, mode="constant", value=None):
 
 def flip(input, dims):
     """A copy with the order along dims reversed."""
-    dims = {_axis(d, input.ndim, "flip") for d in (dims if isinstance(dims, (tuple, list)) else (dims,))}
+    dims = {axis_of(d, input.ndim, "flip") for d in (dims if isinstance(dims, (tuple, list)) else (dims,))}
     key = tuple(slice(None, None, -1) if d in dims else slice(None) for d in range(input.ndim))
     return OPS.copy(getitem(input, key))
 
@@ -468,7 +469,7 @@ def roll(input, shifts, dims=None):
     if len(shifts) != len(dims):
         raise ValueError(f"roll: expected as many shifts as dims, got {len(shifts)} and {len(dims)}")
     for s, d in zip(shifts, dims):
-        d = _axis(d, input.ndim, "roll")
+        d = axis_of(d, input.ndim, "roll")
         n = input.shape[d]
         if n and s % n:
             input = cat([_narrow(input, d, n - s % n, s % n), _narrow(input, d, 0, n - s % n)], d)
@@ -477,7 +478,7 @@ def roll(input, shifts, dims=None):
 
 def cumsum(input, dim):
     """The running sum along dim; integers and bools add up as int64."""
-    d = _axis(dim, input.ndim, "cumsum") if input.ndim else 0
+    d = axis_of(dim, input.ndim, "cumsum") if input.ndim else 0
     if input.dtype.kind != "f":
         return Tensor(np.cumsum(input._array(), axis=d if input.ndim else None, dtype=np.int64).reshape(input.shape))
     shape = input.shape

@@ -190,6 +190,7 @@ _cross_entropy_soft = Op(
 _nll_loss = Op(
     "nll_loss", "input[...,C] target[...]:i<C weight[C]?:C", "loss[...] total[]:C",
     kernel="nll_loss_fwd", bwd="nll_loss_bwd", saves="input target weight total", layout="dense",
+    bytes="2*lead*item + 8*lead",
     formula=_nll_formula, params={"ignore_index": -100, "reduction": MEAN},
     shape=_class_shapes("nll_loss", False, False, True),
     reference=_nll_reference, samples=_class_samples(False, ignore_index=1),
@@ -271,7 +272,8 @@ def _times(y, weight):
 
 def _huber(x, t, delta):
     d = OPS.abs(x - t)
-    return OPS.where(OPS.le(d, delta), 0.5 * d * d, delta * (d - 0.5 * delta))
+    near = OPS.minimum(d, delta)
+    return near * (d - 0.5 * near)
 
 
 def _huber_reference(x, t, delta=1.0):

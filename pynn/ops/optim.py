@@ -23,6 +23,7 @@ _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "decoup
 sgd_step = ListEffect(
     "sgd_step", "lr[]:* scale[]:* g_list[...]", "p_list[...] momentum_list[...]? step_list[]?:*", kernel="sgd_step",
     flops="8*n", params=_SGD,
+    needs={"momentum_list": "momentum", "step_list": "momentum"},
     doc="""g = ±scale·g + weight_decay·p; b = g in the first step, then momentum·b + (1 − dampening)·g;
 g = g + momentum·b with nesterov, else b; p −= lr·g. With momentum 0 neither b nor the step count is touched.
 Sources: S0 Optimizers; Sutskever et al. 2013 in PyTorch's form.""",
@@ -32,6 +33,7 @@ adam_step = ListEffect(
     "adam_step", "lr[]:* scale[]:* g_list[...]",
     "p_list[...] m_list[...] v_list[...] vmax_list[...]? step_list[]:*",
     kernel="adam_step", flops="30*n", params=_ADAM,
+    needs={"vmax_list": "amsgrad"},
     doc="""t += 1; g = ±scale·g + weight_decay·p, or p *= 1 − lr·weight_decay where decoupled;
 m += (1 − β₁)(g − m); v = β₂v + (1 − β₂)g²; with amsgrad vmax = max(vmax, v) stands for v in the root;
 p −= lr/(1 − β₁ᵗ) · m / (√v/√(1 − β₂ᵗ) + eps). Sources: Kingma & Ba, arXiv 1412.6980; Reddi et al.,
@@ -133,7 +135,7 @@ index rises and ends with numbers R, which stand for nothing (see merge_rows). W
 # ---- clipping ------------------------------------------------------------------------------------------
 
 grad_norm_step = ListEffect(
-    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0},
+    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0}, whole=True,
     doc="total = Σ|x|ᵖ over every element of every x, or max|x| for p = ∞; in double, by blocks and a fixed tree.",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..op import OPS, Op
+from ..tensor import axis_of
 from .index import _narrow, cat
 
 __all__ = [
@@ -139,9 +140,7 @@ def _to_shape(x, dim, what):
     else:
         dims = set()
         for d in dim if isinstance(dim, (tuple, list)) else (dim,):
-            if not -len(shape) <= d < len(shape):
-                raise IndexError(f"{what}: argument 'dim': expected a dimension of shape {shape}, got {d}")
-            dims.add(d % len(shape))
+            dims.add(axis_of(d, len(shape), what))
     return tuple(1 if d in dims else n for d, n in enumerate(shape)), tuple(
         n for d, n in enumerate(shape) if d not in dims
     )
@@ -159,15 +158,14 @@ def sum_(x, dim=None, keepdim=False):
 
 
 def mean(x, dim=None, keepdim=False):
-    """The mean over dim (all dimensions by default); an empty one is NaN.
+    """The mean over dim (all dimensions by default); an empty mean is NaN.
 
-    Integers and bools give float32, from their exact sum.
+    Integers are added up as int64 and give float64; uint8 and bool give float32, as they do in any quotient.
     """
     kept, _ = _to_shape(x, dim, "mean")
     n = int(np.prod([m for m, k in zip(x.shape, kept) if k == 1], dtype=np.int64))
-    if x.dtype.kind != "f":
-        return OPS.div(sum_(x, dim, keepdim).astype(np.float64), float(n)).astype(np.float32)
-    return OPS.div(_reduce(sum_to, x, dim, keepdim), float(n))
+    y = OPS.div(sum_(x, dim, keepdim), float(n))
+    return OPS.cast(y, dtype=np.dtype(np.float32)) if x.dtype in (np.uint8, np.bool_) else y
 
 
 def var(x, dim=None, correction=1, keepdim=False):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..op import OPS, Op
+from ..tensor import axis_of
 from .reduce import amax, sum_
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
@@ -63,9 +64,7 @@ def _along(op, x, dim, dtype):
         if dim not in (0, -1):
             raise IndexError(f"{op.name}: argument 'dim': expected 0 or -1 for a 0-d tensor, got {dim}")
         return OPS.reshape(op(OPS.reshape(x, shape=(1,))), shape=())
-    if not -n <= dim < n:
-        raise IndexError(f"{op.name}: argument 'dim': expected {-n} <= dim < {n}, got {dim}")
-    dim %= n
+    dim = axis_of(dim, n, op.name)
     if dim == n - 1:
         return op(x)
     axes = (*range(dim), n - 1, *range(dim + 1, n - 1), dim)  # its own inverse: dim and the last change places

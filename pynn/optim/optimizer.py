@@ -41,6 +41,8 @@ class ParamGroup(dict):
         if key == "lr":
             value = number(value, "lr")
             _core.set_number(self.lr_tensor, value)
+        elif self.get(key) is not value:
+            _core.bump_structure()
         super().__setitem__(key, value)
 
     def update(self, *args, **kwargs):
@@ -207,6 +209,7 @@ class Optimizer:
             group.update(values)
         for p in list(self.state):
             if p not in new:
+                _core.bump_structure()
                 del self.state[p]
         for p, values in new.items():
             _replace_state(self.state[p], values)
@@ -281,10 +284,12 @@ def _as_state(p: Tensor, index: int, name: str, value) -> Tensor | float:
 def _replace_state(old: dict[str, Any], new: dict[str, Tensor]) -> None:
     """Makes old equal to new, in the tensors that are there already where they fit."""
     for name in [name for name in old if name not in new]:
+        _core.bump_structure()
         del old[name]
     for name, x in new.items():
         y = old.get(name)
         if isinstance(y, Tensor) and (y.shape, y.dtype, y.strides) == (x.shape, x.dtype, x.strides):
             y.copy_(x)
         else:
+            _core.bump_structure()
             old[name] = x

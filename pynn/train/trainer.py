@@ -15,6 +15,7 @@ from ..autograd import enable_grad, no_grad
 from ..data.arrays import check_finite, real_array
 from ..data.loader import DataLoader, TensorDataset
 from ..nn.module import Module
+from ..plan import compile
 from ..random import Generator
 from ..tensor import Tensor
 from .history import History
@@ -70,6 +71,27 @@ class _Totals:
         return figures
 
 
+class _Phases:
+    """The two halves of a step. The loss is looked at between them, before any parameter changes."""
+
+    def __init__(self, model: Module, loss: Callable, optimizer, compiled: bool):
+        def differentiate(x, t):
+            optimizer.zero_grad()
+            y = model(x)
+            e = loss(y, t)
+            e.backward()
+            return e, y
+
+        self._parts = model, loss, optimizer
+        self.differentiate, self.update = differentiate, optimizer.step
+        if compiled:
+            self.differentiate = compile(differentiate, strict=False)
+            self.update = compile(optimizer.step, strict=False)
+
+    def belong_to(self, *parts) -> bool:
+        return all(a is b for a, b in zip(self._parts, parts))
+
+
 class Trainer:
     """Trains and applies a model on arrays.
 
@@ -81,6 +103,8 @@ class Trainer:
             "auto" is the accuracy where the loss is one of classification; None is none.
         seed: of the order of the samples. None draws it from the default generator, which dropout and
             initialisation use too: pynn.manual_seed then repeats everything.
+        compile: replay recorded steps (pynn.compile): the same bits, sooner. A step that cannot be recorded is
+            run as it is, after one warning.
 
     Arrays may have any real dtype: inputs become the parameters' dtype, class labels int64.
     """
@@ -92,6 +116,8 @@ class Trainer:
         optimizer=None,
         metrics: Sequence[str | Callable] | str | None = "auto",
         seed: int | None = None,
+        *,
+        compile: bool = True,
     ):
         if not isinstance(model, Module):
             raise TypeError(f"Trainer: argument 'model': expected a Module, got {type(model).__name__}")
@@ -103,6 +129,8 @@ class Trainer:
         self._metrics = _metrics_of(metrics, loss)
         self._per_sample = getattr(loss, "reduction", "mean") == "mean"
         self._generator = None if seed is None else Generator(seed)
+        self._compile = compile
+        self._phases: _Phases | None = None
 
     # ---- the three verbs -------------------------------------------------------------------------
 
@@ -192,25 +220,27 @@ class Trainer:
 
     def _epoch(self, epoch: int, batches: DataLoader, shown: Progress) -> dict[str, float]:
         """One pass over the batches with a step for each."""
-        model, loss, optimizer = self.model, self.loss, self.optimizer
         totals = _Totals(self._metrics, self._per_sample)
-        model.train()
+        self.model.train()
+        phases = self._phases_of_a_step()
         with enable_grad():
             for k, (x, t) in enumerate(batches):
-                y = model(x)
-                e = loss(y, t)
+                e, y = phases.differentiate(x, t)
                 value = e.item()
                 if not math.isfinite(value):
                     raise FloatingPointError(
                         f"fit: the loss became {value} in epoch {epoch}, step {k + 1}; a smaller learning rate, "
                         "clipping or pynn.detect_anomaly() may help. The parameters are those before this step"
                     )
-                optimizer.zero_grad()
-                e.backward()
-                optimizer.step()
+                phases.update()
                 totals.add(value, y, t)
                 shown.step(totals)
         return totals.means()
+
+    def _phases_of_a_step(self) -> _Phases:
+        if self._phases is None or not self._phases.belong_to(self.model, self.loss, self.optimizer):
+            self._phases = _Phases(self.model, self.loss, self.optimizer, self._compile)
+        return self._phases
 
     def _measure(self, batches: DataLoader) -> _Totals:
         totals = _Totals(self._metrics, self._per_sample)

@@ -213,10 +213,15 @@ static void test_fma(void) {
 static double sigmoid_ref(double x) { return 1 / (1 + exp(-x)); }
 static double softplus_ref(double x) { return x > 0 ? x + log1p(exp(-x)) : log1p(exp(x)); }
 
+/* pn_exp_down where it holds: up to 88 (709), and below -88 (-709) to zero. */
+#define END (sizeof(T) == 4 ? 88 : 709)
+PN_INLINE V pn_exp_below(V x) { return pn_exp_down(pn_select(x > pn_set1(END), pn_set1(END), x)); }
+static double exp_below_ref(double x) { return x < -END ? 0 : exp(x > END ? END : x); }
+
 /* clang-format off */
 #define FUNCTIONS(F)                                                                               \
     F(exp, exp) F(expm1, expm1) F(log, log) F(log1p, log1p) F(tanh, tanh) F(sigmoid, sigmoid_ref)  \
-    F(erf, erf) F(softplus, softplus_ref) F(sin, sin) F(cos, cos)
+    F(erf, erf) F(softplus, softplus_ref) F(sin, sin) F(cos, cos) F(exp_below, exp_below_ref)
 /* clang-format on */
 
 /* y[i] = f(x[i]), as a kernel does it: full vectors, then a part. */
@@ -288,6 +293,25 @@ static void test_special(void) {
                   (double)y[i]);
         }
     }
+}
+
+/* Phi: its error is absolute; from 6 (9) on it is 0 and 1 to the bit. */
+static void test_normal(void) {
+    const double end = sizeof(T) == 4 ? 6 : 9;
+    const T unit = sizeof(T) == 4 ? (T)0x1p-24 : (T)0x1p-53;
+    double most = 0;
+    for (int i = 0; i < 2000000; i++) {
+        T x = i < 4000 ? (T)(i - 2000) : 5 * uniform();
+        T y = i % 2 ? LANE(pn_normal(a), x, 0) : pn_normal(pn_set1(x))[0];
+        double err = fabs((double)y - 0.5 * erfc(-(double)x * sqrt(0.5))) / (double)unit;
+        most = err > most ? err : most;
+        CHECK(fabs((double)x) < end || y == (x > 0), "%a: %a", (double)x, (double)y);
+    }
+    CHECK(most <= MAX_ULP, "%g units", most);
+    CHECK(isnan(pn_normal(pn_set1(NAN))[0]), "NaN");
+    CHECK(pn_normal(pn_set1((T)HUGE_VAL))[0] == 1 && pn_normal(pn_set1(-(T)HUGE_VAL))[0] == 0,
+          "inf");
+    printf("normal   %8.3f units of %a\n", most, (double)unit);
 }
 
 #if PN_KIND == PN_f32
@@ -413,6 +437,7 @@ int main(int argc, char **argv) {
     test_arithmetic();
     test_fma();
     test_special();
+    test_normal();
 #if PN_KIND == PN_f32
     measure(stride ? stride : 1, only);
 #else

@@ -47,6 +47,10 @@ def erf(x):
     return mp.erf(x) if abs(x) < 7 else mp.sign(x)
 
 
+def exp_below(x):
+    return mpf(0) if x < -709 else mp.exp(min(x, mpf(709)))
+
+
 def clipped(f):  # beyond e^+-1000 every double has overflowed or vanished
     return lambda x: f(max(mpf(-1000), min(x, mpf(1000))))
 
@@ -70,6 +74,7 @@ ANGLES = [float(k * mp.pi / 2) for k in [*range(-200, 201), *(2**i + d for i in 
 ENDS = [-745.2, -708.3964185322641, 709.782712893384, 710, 36.7, -37.5, -38, 0.0, 2.0**-60, 2.0**-30]
 CASES = {
     "exp": (clipped(mp.exp), (-750, 715), STEPS + ENDS),
+    "exp_below": (exp_below, (-720, 715), STEPS + ENDS),
     "expm1": (clipped(mp.expm1), (-40, 40), STEPS + ENDS),
     "log": (log, (0, 4), SPLIT + [1.0] * 500),
     "log1p": (log1p, (-1, 3), [s - 1 for s in SPLIT] + SPLIT + [-1.0] * 50),

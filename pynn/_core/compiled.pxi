@@ -1,0 +1,326 @@
+# A compiled function: the plans made of it so far, found by the signature of a call.
+
+cdef object TENSOR = object()  # stands for a tensor in a signature
+
+
+cdef class Same:
+    """An argument that is neither tensor nor plain value: the same only as itself."""
+    cdef readonly object it
+
+    def __init__(self, it):
+        self.it = it
+
+    def __eq__(self, other):
+        return isinstance(other, Same) and self.it is (<Same>other).it
+
+    def __hash__(self):
+        return id(self.it)
+
+
+cdef object gather(object v, list tensors):
+    """v's part of a signature; the tensors in it are appended to tensors."""
+    if isinstance(v, TensorBase):
+        tensors.append(v)
+        return TENSOR
+    if isinstance(v, np.ndarray):
+        tensors.append(from_argument(v, tensors))
+        return TENSOR
+    if v is None or type(v) in (int, float, bool, str):
+        return type(v), v
+    if type(v) in (tuple, list):
+        return type(v), tuple([gather(u, tensors) for u in v])
+    if type(v) is dict:
+        return dict, tuple([(k, gather(u, tensors)) for k, u in v.items()])
+    if isinstance(v, np.generic):
+        return type(v), v.item()
+    return Same(v)
+
+
+cdef object restored(object v, list tensors, int64_t *at):
+    """v, an argument, with its arrays replaced by the next of tensors."""
+    if isinstance(v, (TensorBase, np.ndarray)):
+        at[0] += 1
+        return tensors[at[0] - 1]
+    if type(v) in (tuple, list):
+        return type(v)([restored(u, tensors, at) for u in v])
+    if type(v) is dict:
+        return {k: restored(u, tensors, at) for k, u in v.items()}
+    return v
+
+
+def restore(v, list tensors):
+    """v, the arguments of a call, with its arrays replaced by tensors, in order."""
+    cdef int64_t at = 0
+    return restored(v, tensors, &at)
+
+
+cdef TensorBase from_argument(object arr, list tensors):
+    """An array as a tensor on its memory where that is possible; the same one for the same array."""
+    cdef object t
+    for t in tensors:
+        if (<TensorBase>t).storage is not None and (<TensorBase>t).storage.owner is arr:
+            return t
+    if arr.dtype in _dtype_tags and arr.flags.aligned and not any([s % arr.itemsize for s in arr.strides]):
+        return share_array(arr)
+    return from_array(arr, None, "argument")
+
+
+cdef inline bint plain_layout(const pn_array *a) noexcept nogil:
+    return is_dense(a) or is_nhwc(a)
+
+
+cdef class Key:
+    """What a plan holds for: the form of the arguments and the modes of the engine."""
+    cdef object form            # nested (type, value), TENSOR for tensors
+    cdef list shapes            # Tensors without memory, which show shape, dtype and strides
+    cdef list asks              # whether each asks for a gradient
+    cdef list twin              # index of the first argument that is the same object
+    cdef bint grad
+    cdef int threads, isa
+    cdef int64_t div
+
+
+cdef Key key_of(object form, list ins):
+    cdef Key k = Key.__new__(Key)
+    cdef TensorBase x
+    cdef int i
+    k.form = form
+    k.shapes = [husk_of(x, False) for x in ins]
+    k.asks = [x.leaf_grad for x in ins]
+    k.twin = [first_same(ins, i) for i in range(len(ins))]
+    k.grad = pn_grad_off == 0
+    k.threads, k.isa, k.div = pn_get_num_threads(), pn_isa(), pn_get_chunk_div()
+    return k
+
+
+cdef int first_same(list ins, int i) noexcept:
+    cdef int j
+    for j in range(i):
+        if (<TensorBase>ins[j]).storage is (<TensorBase>ins[i]).storage:
+            return j
+    return i
+
+
+cdef bint key_fits(Key k, object form, list ins):
+    cdef TensorBase x, y
+    cdef int i, n = len(ins)
+    if n != len(k.shapes) or k.grad != (pn_grad_off == 0) or k.threads != pn_get_num_threads() or k.isa != pn_isa() \
+            or k.div != pn_get_chunk_div():
+        return False
+    for i in range(n):
+        x, y = <TensorBase>ins[i], <TensorBase>k.shapes[i]
+        if x.a.dtype != y.a.dtype or not same_shape(&x.a, &y.a) or not same_steps(&x.a, &y.a):
+            return False
+        if x.leaf_grad != <bint>k.asks[i] or first_same(ins, i) != <int>k.twin[i] or x.a.data != x.storage.data:
+            return False
+    return k.form == form
+
+
+cdef bint guards_hold(list guards):
+    """guards: (container, key, value) each; a closure's cell has the key None, a namespace a name."""
+    cdef object c, v, now
+    for c, key, v in guards:
+        if key is None:
+            try:
+                now = c.cell_contents
+            except ValueError:
+                return False
+        else:
+            now = c.get(key)
+        if now is not v and not (type(now) is type(v) and type(v) in (int, float, str) and now == v):
+            return False
+    return True
+
+
+cdef class Entry:
+    """A plan with what it holds for."""
+    cdef Key key
+    cdef readonly Plan plan
+    cdef list guards
+    cdef public object form    # how the results are nested
+    cdef public int64_t structure
+    cdef public object modules  # describes the modules; None where they are not known
+    cdef readonly int64_t used
+
+
+cdef class PlanCache:
+    """The plans of one function. A call replays the one that fits; a subclass defines what happens elsewise:
+    _missed(args, kwargs, form, tensors, ins), and _state_of_modules(), what the modules are like now."""
+    cdef list entries          # the one used last comes first
+    cdef readonly int64_t replays, clock
+
+    def __cinit__(self, *args, **kwargs):
+        self.entries = []
+
+    @property
+    def plans(self):
+        """The plans in the cache, the one used last first."""
+        return [(<Entry>e).plan for e in self.entries]
+
+    @property
+    def nbytes(self):
+        """Bytes that the plans keep, apart from what they share with the program."""
+        return sum([(<Entry>e).plan.nbytes for e in self.entries])
+
+    def clear(self):
+        """Drops all plans."""
+        self.entries = []
+
+    def __call__(self, *args, **kwargs):
+        cdef list tensors = [], ins, outs
+        cdef Entry e
+        if pn_rec != NULL:
+            return self.fn(*args, **kwargs)
+        form = tuple([gather(v, tensors) for v in args])
+        if kwargs:
+            form = (form, tuple([(k, gather(v, tensors)) for k, v in kwargs.items()]))
+        ins = in_plain_layout(tensors)
+        e = self.find(form, tensors, ins)
+        if e is None:
+            return self._missed(args, kwargs, form, tensors, ins)
+        self.replays += 1
+        outs = run_plan(e.plan, tensors, ins)
+        return outs[0] if e.form is None else rebuild(e.form, iter(outs))
+
+    def _signature(self, tuple args):
+        """(form, tensors) of positional arguments."""
+        cdef list tensors = []
+        return tuple([gather(v, tensors) for v in args]), tensors
+
+    def _prepared(self, args, kwargs):
+        """(plan, tensors, ins) of a call for which there is a plan; None where there is none."""
+        cdef list tensors = [], ins
+        cdef Entry e
+        form = tuple([gather(v, tensors) for v in args])
+        if kwargs:
+            form = (form, tuple([(k, gather(v, tensors)) for k, v in kwargs.items()]))
+        ins = in_plain_layout(tensors)
+        e = self.find(form, tensors, ins)
+        return None if e is None else (e.plan, tensors, ins)
+
+    def _has(self, form, list tensors):
+        """Whether a plan fits; it is the first one then."""
+        return self.find(form, tensors, tensors) is not None
+
+    cdef Entry find(self, object form, list tensors, list ins):
+        """The entry that fits these tensors, as they lie in ins; None where there is none."""
+        cdef Entry e
+        cdef int i
+        for i in range(len(self.entries)):
+            e = <Entry>self.entries[i]
+            if not key_fits(e.key, form, ins) or not guards_hold(e.guards) or not grads_fit(e.plan, tensors):
+                continue
+            if not leaves_fit(e.plan.leaves):
+                continue
+            if e.structure != structure:
+                now = None if e.modules is None else self._state_of_modules()
+                if now is None or now != e.modules:
+                    del self.entries[i]  # a module that has changed does not change back
+                    return self.find(form, tensors, ins)
+                e.structure = structure
+            if overlaps_written(e.plan, tensors, ins):
+                return None
+            if i:
+                self.entries.insert(0, self.entries.pop(i))
+            self.clock += 1
+            e.used = self.clock
+            return e
+        return None
+
+    def _add(self, form, list ins, Plan plan not None, guards, results, modules, int64_t version, int64_t max_bytes):
+        """Enters a plan; those used longest ago go where they take more than max_bytes in all."""
+        cdef Entry e = Entry.__new__(Entry)
+        e.key = key_of(form, ins)
+        e.plan, e.guards, e.form = plan, guards, results
+        e.modules, e.structure = modules, version
+        self.clock += 1
+        e.used = self.clock
+        self.entries.insert(0, e)
+        while len(self.entries) > 1 and self.nbytes > max_bytes:
+            self.entries.pop()
+        return e
+
+
+def rebuild(form, leaves):
+    """The results of a function from their leaves, nested as form says; None stands for a leaf."""
+    if form is None:
+        return next(leaves)
+    kind, parts = form
+    if kind is dict:
+        return {k: rebuild(f, leaves) for k, f in parts.items()}
+    return kind([rebuild(f, leaves) for f in parts])
+
+
+cdef bint leaves_fit(list leaves):
+    cdef TensorBase leaf
+    cdef object s, asks
+    for leaf, s, asks in leaves:
+        if leaf.storage is not s or leaf.leaf_grad != <bint>asks or leaf._hooks:
+            return False
+    return True
+
+
+cdef bint overlaps_written(Plan p, list tensors, list ins):
+    """Whether an argument lies in memory that the plan writes, or is written itself and stands in for another."""
+    cdef TensorBase x
+    cdef Storage s
+    cdef int k
+    for x in ins:
+        for s in p.written_held:
+            if share_memory(x.storage, s):
+                return True
+        for k in p.written_args:
+            if tensors[k] is not ins[k]:
+                return True
+            if x is not ins[k] and share_memory(x.storage, (<TensorBase>ins[k]).storage):
+                return True
+    return False
+
+
+cdef list in_plain_layout(list tensors):
+    """tensors, those that are neither row-major nor channels-last, or lie inside of other memory, as copies."""
+    cdef TensorBase x
+    cdef list ins = tensors
+    cdef int k
+    for k in range(len(tensors)):
+        x = tensors[k]
+        check_values(x)
+        if not plain_layout(&x.a) or x.a.data != x.storage.data:
+            if ins is tensors:
+                ins = list(tensors)
+            ins[k] = rewrapped(x)
+    return ins
+
+
+def rewrapped(TensorBase x not None):
+    """x as the whole of a storage of its own: a view of its memory where that is dense, else a copy."""
+    cdef TensorBase t = blank()
+    cdef int64_t nbytes
+    if not plain_layout(&x.a):
+        return dense_copy(&x.a)
+    t.a = x.a
+    checked_bytes(&x.a, &nbytes)
+    t.storage = borrow_storage(x.a.data, nbytes, x.storage, x.storage.readonly)
+    t.storage.version = x.storage.version
+    return t
+
+
+def same_memory(TensorBase x not None, TensorBase y not None):
+    """Whether two tensors start at one place in memory."""
+    return x.a.data == y.a.data
+
+
+# ---- the structure of modules ----------------------------------------------------------------------
+
+cdef int64_t structure = 0  # raised by every change of any module or optimizer that a plan depends on
+
+
+def bump_structure():
+    """Marks all plans made so far as possibly outdated."""
+    global structure
+    structure += 1
+
+
+def structure_version():
+    """A number that changes with every change of any module: attributes, train/eval, hooks, requires_grad."""
+    return structure
