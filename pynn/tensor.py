@@ -326,6 +326,9 @@ class Tensor(_core.TensorBase):
         if self.ndim == 0:
             return self.reshape(1)
         a, b = axis_of(start_dim, self.ndim, "flatten"), axis_of(end_dim, self.ndim, "flatten")
+        if a > b:
+            raise ValueError(f"flatten: expected start_dim <= end_dim, got {start_dim} and {end_dim} for shape "
+                             f"{self.shape}")  # fmt: skip
         shape = self.shape
         n = int(np.prod(shape[a : b + 1], dtype=np.int64))
         return OPS.reshape(self, shape=(*shape[:a], n, *shape[b + 1 :]))

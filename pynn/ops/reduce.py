@@ -10,7 +10,7 @@ import numpy as np
 
 from ..op import OPS, Op
 from ..tensor import axis_of
-from .index import cat
+from .index import _narrow, cat
 
 __all__ = [
     "all_",
@@ -42,7 +42,7 @@ def _check(name):
         lead = len(x) - len(shape)
         if lead < 0 or any(n not in (1, m) for n, m in zip(shape, x[lead:])):
             raise ValueError(f"{name}: argument 'shape': expected a shape that broadcasts to {x}, got {shape}")
-        if name != "sum_to" and 0 in x and any(x[d] == 0 for d in _axes(shape, x)) and 0 not in shape:
+        if name not in ("sum_to", "prod") and 0 in x and any(x[d] == 0 for d in _axes(shape, x)) and 0 not in shape:
             raise ValueError(f"{name}: argument 'x': expected at least one element to choose from, got shape {x}")
         return [shape]
 
@@ -66,6 +66,31 @@ sum_to = Op(
     samples=_samples(True),
     reference=lambda x, shape: x.sum(axis=_axes(shape, x.shape), keepdims=True).reshape(shape),
     doc="y = x summed to `shape`: the adjoint of broadcasting.",
+)  # fmt: skip
+
+
+def _prod_formula(x, shape):
+    """By pairs, which is differentiable where factors are 0."""
+    lead = x.ndim - len(shape)
+    for dim in _axes(shape, x.shape):
+        if x.shape[dim] == 0:
+            x = OPS.sum_to(x, shape=(*x.shape[:dim], 1, *x.shape[dim + 1 :])) + 1
+        while x.shape[dim] > 1:
+            n = x.shape[dim]
+            half = n // 2
+            y = _narrow(x, dim, 0, half) * _narrow(x, dim, half, half)
+            x = y if n % 2 == 0 else cat([y, _narrow(x, dim, n - 1, 1)], dim)
+    return OPS.reshape(x, shape=shape) if lead else x
+
+
+prod_to = Op(
+    "prod", "x[...]:A", "y[...]:A", kernel="prod_fwd", params={"shape": tuple}, shape=_check("prod"),
+    formula=_prod_formula,
+    samples=lambda rng: [(((1 + np.sin(x) / 100) * np.sign(np.cos(x)),), p) for (x,), p in _samples(True)(rng)]
+    + [((np.array([[0.0, 2, 3], [0, 4, 0], [5, 6, 7]]),), {"shape": (3, 1)}),
+       ((np.array([[0.0, 2, 3], [0, 4, 0], [5, 6, 7]]),), {"shape": ()})],
+    reference=lambda x, shape: x.prod(axis=_axes(shape, x.shape), keepdims=True).reshape(shape),
+    doc="y = the product of x over what `shape` reduces, 1 for no factor; differentiable where factors are 0.",
 )  # fmt: skip
 
 
@@ -215,23 +240,8 @@ def min_(x, dim=None, keepdim=False):
 
 
 def prod(x, dim=None, keepdim=False):
-    """The product over dim, by pairs: differentiable where factors are 0; integers and bools multiply as int64."""
-    x = x if x.dtype.kind == "f" else x.astype(np.int64)
-    if dim is None:
-        x, dim = OPS.reshape(x, shape=(-1,)), 0
-    dim = axis_of(dim, x.ndim, "prod")
-    while x.shape[dim] > 1:
-        n = x.shape[dim]
-        half = n // 2
-        y = x[(slice(None),) * dim + (slice(0, half),)] * x[(slice(None),) * dim + (slice(half, 2 * half),)]
-        if n % 2:
-            rest = x[(slice(None),) * dim + (slice(n - 1, n),)]
-            first = y[(slice(None),) * dim + (slice(0, 1),)] * rest
-            y = first if half == 1 else cat([first, y[(slice(None),) * dim + (slice(1, half),)]], dim)
-        x = y
-    if x.shape[dim] == 0:
-        raise ValueError("prod: argument 'x': expected at least one element along the dimension")
-    return x if keepdim else x.squeeze(dim)
+    """The product over dim (all dimensions by default), 1 for no factor; integers and bools multiply as int64."""
+    return _reduce(prod_to, x if x.dtype.kind == "f" else x.astype(np.int64), dim, keepdim)
 
 
 def all_(x, dim=None, keepdim=False):
