@@ -98,14 +98,34 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
  * with neither rows nor columns contiguous. */
 static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed,
                       T *odd, int64_t j, int64_t nr) {
-    for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.size + (t < ts.longer);
-        s->a = packed ? packed + t * TILE_ROOM(s->k) : a + i * g->a.rs;
+    const T *bias = s->last ? g->bias.p : NULL, *res = s->last ? g->res.p : NULL;
+    int plain = nr >= PN_VL && g->c.cs == 1 && (!bias || g->bias.cs == 1) && (!res || g->res.cs == 1);
+    int wide = nr > PN_VL;
+    target t = {g->c.p + j,
+                g->c.rs,
+                {bias ? bias + j : NULL, res ? res + j : NULL},
+                {g->bias.rs, g->res.rs},
+                nr - PN_VL,
+                s->sums,
+                g->accumulate || !s->first,
+                s->last && g->relu};
+    for (int64_t n = 0, i = 0, mr; n < ts.n; n++, i += mr) {
+        mr = ts.size + (n < ts.longer);
+        s->a = packed ? packed + n * TILE_ROOM(s->k) : a + i * g->a.rs;
         if (odd) {
             pack_a(odd, s->a, g->a.rs, g->a.cs, mr, s->k);
             s->a = odd;
         }
-        run_tile(g, s, i, mr, j, nr);
+        if (!plain) {
+            run_tile(g, s, i, mr, j, nr);
+            continue;
+        }
+        if (t.accumulate)
+            for (int64_t e = 0; e < mr; e++) __builtin_prefetch(t.c + e * t.rs, 1);
+        kernels[mr - 1][wide](s->sums ? 0 : s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
+        t.c += mr * t.rs;
+        if (bias) t.add[0] += mr * t.add_rs[0];
+        if (res) t.add[1] += mr * t.add_rs[1];
     }
 }
 

@@ -34,6 +34,9 @@ PN_INLINE void turn(Q *r, const T *const *from, int64_t p) {
 #endif
 }
 
+#ifndef AHEAD
+#define AHEAD 4
+#endif
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* As wide as the kernel takes, such that the last panel is no less than a vector wide if n is not. */
@@ -59,6 +62,7 @@ static void pack_panel(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int
         if (rs == 1)
             for (; p + QL <= k; p += QL) {
                 Q r[QL];
+                __builtin_prefetch(from[p / QL % QL] + QL * cs + p);
                 turn(r, from, p);
                 ALL(i, QL) * (qmem *)(to + (p + i) * w + j) = r[i];
             }
@@ -74,8 +78,11 @@ static void pack_b(T *to, const T *b, int64_t rs, int64_t cs, int64_t n, int64_t
         int64_t full = n / NR * NR;
         if (n - full > 0 && n - full < PN_VL) full -= NR;
         for (int64_t p = 0; p < k; p++)
-            for (j = 0; j < full; j += NR) ALL(v, NV)
-        pn_store(to + j * k + p * NR + v * PN_VL, pn_load(b + p * rs + j + v * PN_VL));
+            for (j = 0; j < full; j += NR) {
+                const T *x = b + p * rs + j;
+                __builtin_prefetch(x + AHEAD * rs);
+                ALL(v, NV) pn_store(to + j * k + p * NR + v * PN_VL, pn_load(x + v * PN_VL));
+            }
         j = full;
     }
     for (; j < n; j += nr) {
@@ -105,6 +112,7 @@ static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t
             for (int64_t t = 0, i = 0; t < ts.n; t++, i += mr) {
                 T *x = to + t * room + p * MR;
                 const T *y = a + p * cs + i;
+                __builtin_prefetch(y + AHEAD * cs);
                 mr = ts.size + (t < ts.longer);
                 if (m - i >= MR)
                     memcpy(x, y, MR * sizeof(T));
@@ -119,8 +127,10 @@ static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t
             T *x = to + i * BLOCK;
             int64_t p = 0;
             if (cs == 1)
-                for (; p + BLOCK <= k; p += BLOCK, x += mr * BLOCK)
+                for (; p + BLOCK <= k; p += BLOCK, x += mr * BLOCK) {
+                    __builtin_prefetch(a + rs + p);
                     memcpy(x, a + p, BLOCK * sizeof(T));
+                }
             for (; p < k; p++, x += p % BLOCK ? 1 : mr * BLOCK - (BLOCK - 1)) *x = a[p * cs];
         }
     }
