@@ -36,6 +36,7 @@
 #endif
 #define WIDE (65536 / (KC * (int)sizeof(T)) / NR * NR)
 #define SMALL_B (16384 / (int)sizeof(T))
+#define STRIP 2048         /* columns of a single row at a time */
 #define SHARED_B (1 << 23) /* bytes */
 #define SLICE (8 * NR)
 #define CHUNK (1 << 20)   /* multiplications worth a chunk of their own, some 20 us */
@@ -55,7 +56,6 @@ typedef struct source {
     const T *a, *b;
     int64_t k, ars, acs, brs;
     int form, first, last;
-    const T *sums; /* of one row, ready made */
 } source;
 
 /* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is narrower than a
@@ -70,7 +70,6 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
                 {NULL, NULL},
                 {0, 0},
                 nr - PN_VL,
-                s->sums,
                 g->accumulate || !s->first,
                 s->last && g->relu};
     if (through) {
@@ -89,8 +88,7 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
             t.add_rs[e] = x->rs ? NR : 0;
         }
     }
-    kernels[mr - 1][(nr - 1) / PN_VL](s->sums ? 0 : s->k, s->form, s->a, s->ars, s->acs, s->b,
-                                      s->brs, &t);
+    kernels[mr - 1][(nr - 1) / PN_VL](s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
     if (through) copy(c, g->c.rs, g->c.cs, t.c, NR, 1, mr, nr);
 }
 
@@ -99,14 +97,14 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
 static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed,
                       T *odd, int64_t j, int64_t nr) {
     const T *bias = s->last ? g->bias.p : NULL, *res = s->last ? g->res.p : NULL;
-    int plain = nr >= PN_VL && g->c.cs == 1 && (!bias || g->bias.cs == 1) && (!res || g->res.cs == 1);
+    int plain =
+        nr >= PN_VL && g->c.cs == 1 && (!bias || g->bias.cs == 1) && (!res || g->res.cs == 1);
     int wide = nr > PN_VL;
     target t = {g->c.p + j,
                 g->c.rs,
                 {bias ? bias + j : NULL, res ? res + j : NULL},
                 {g->bias.rs, g->res.rs},
                 nr - PN_VL,
-                s->sums,
                 g->accumulate || !s->first,
                 s->last && g->relu};
     for (int64_t n = 0, i = 0, mr; n < ts.n; n++, i += mr) {
@@ -122,7 +120,7 @@ static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, co
         }
         if (t.accumulate)
             for (int64_t e = 0; e < mr; e++) __builtin_prefetch(t.c + e * t.rs, 1);
-        kernels[mr - 1][wide](s->sums ? 0 : s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
+        kernels[mr - 1][wide](s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
         t.c += mr * t.rs;
         if (bias) t.add[0] += mr * t.add_rs[0];
         if (res) t.add[1] += mr * t.add_rs[1];
@@ -160,6 +158,43 @@ typedef struct job {
 
 static int64_t block_start(parts ks, int64_t q) { return q * ks.size + pn_min(q, ks.longer); }
 
+static void add_row(T *to, const T *x, int64_t cs, int64_t n) {
+    if (cs == 1)
+        for (int64_t e = 0; e < n; e++) to[e] += x[e];
+    else
+        for (int64_t e = 0; e < n; e++) to[e] += x[e * cs];
+}
+
+/* A product of one row by a B that need not be packed. */
+static void run_row(const job *w, const pn_gemm_args *g) {
+    T sums[STRIP] __attribute__((aligned(PN_ALIGN))),
+        total[STRIP] __attribute__((aligned(PN_ALIGN)));
+    int rows = g->b.cs == 1;
+    int64_t strip = rows ? STRIP : GROUP;
+    for (int64_t j = 0, n; j < g->n; j += n) {
+        T *c = g->c.p + j * g->c.cs;
+        n = pn_min(strip, g->n - j);
+        if (g->n - j > n && g->n - j < n + PN_VL) n -= PN_VL; /* a whole vector for the last */
+        for (int64_t q = 0; q < w->ks.n; q++) {
+            int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
+            const T *a = g->a.p + k0 * g->a.cs, *b = g->b.p + k0 * g->b.rs + j * g->b.cs;
+            if (rows)
+                row_by_rows(q ? sums : total, a, g->a.cs, b, g->b.rs, n, k);
+            else
+                row_by_columns(q ? sums : total, a, g->a.cs, b, g->b.cs, n, k);
+            if (q)
+                add_row(total, sums, 1, n);
+            else if (g->accumulate)
+                add_row(total, c, g->c.cs, n);
+        }
+        if (g->bias.p) add_row(total, g->bias.p + j * g->bias.cs, g->bias.cs, n);
+        if (g->res.p) add_row(total, g->res.p + j * g->res.cs, g->res.cs, n);
+        for (int64_t e = 0; g->relu && e < n; e++) total[e] = total[e] < 0 ? 0 : total[e];
+        if (g->act) g->act(total, n);
+        copy(c, 0, g->c.cs, total, 0, 1, 1, n);
+    }
+}
+
 /* packed: room for A's tiles in one block of k, or NULL; b: B's panels from column j0 of all columns on,
  * for blocks q0 to q1, or NULL. */
 static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
@@ -167,7 +202,6 @@ static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int6
     T tile[MR * KC];
     parts ts = cut(g->m, MR);
     source s = {.ars = g->a.rs, .acs = g->a.cs};
-    int dots = g->m == 1 && g->b.rs == 1 && g->b.cs != 1;
     int odd = !packed && g->a.cs != 1 && g->a.rs != 1 && g->m > 1;
     int in_place = g->b.cs == 1 && (g->m <= IN_PLACE || g->k * g->b.rs <= SMALL_B);
     s.form = odd || (packed && g->a.rs != 1)       ? BLOCKS
@@ -187,10 +221,7 @@ static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int6
             nr = panel_width(g->n - j);
             s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
             s.brs = g->b.rs;
-            if (dots) {
-                row_sums(panel, a, g->a.cs, s.b, g->b.cs, nr, s.k);
-                s.sums = panel;
-            } else if (b) {
+            if (b) {
                 s.brs = round_up(nr, PN_VL);
                 s.b =
                     b + (k0 - block_start(w->ks, w->q0)) * round_up(w->g.n, PN_VL) + (j0 + j) * s.k;
@@ -255,7 +286,7 @@ static void plan_shared(job *w) {
 
 static void plan_own(job *w, int64_t batch) {
     const pn_gemm_args *g = &w->g;
-    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, NC);
+    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m == 1 ? STRIP : NC);
     for (;; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
         w->rows = pn_ceil_div(g->m, mc);
         w->cols = pn_ceil_div(g->n, nc);
@@ -314,13 +345,20 @@ static void move(pn_mat *x, const pn_gemm_args *g, int64_t at, int64_t i, int64_
     }
 }
 
+static void run_one(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
+    if (g->m == 1 && !b && (g->b.cs == 1 || (g->b.rs == 1 && g->n >= PN_VL)))
+        run_row(w, g);
+    else
+        run(w, g, packed, b, j0);
+}
+
 static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *w = arg;
     const T *b = w->b_bytes ? (const T *)w->scratch : NULL;
     T *packed = w->a_bytes ? (T *)(w->scratch + w->b_bytes + worker * w->a_bytes) : NULL;
     (void)c;
     if (w->units == 1 && !w->g.n_batch) { /* most small products */
-        run(w, &w->g, packed, b, 0);
+        run_one(w, &w->g, packed, b, 0);
         return;
     }
     for (int64_t u = chunk * w->group; u < pn_min(w->units, (chunk + 1) * w->group); u++) {
@@ -336,7 +374,7 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
         move(&g.res, &g, at, i, j);
         g.m = part_start(g.m, MR, tiles, r + 1, w->rows) - i;
         g.n = part_start(g.n, NR, panels, s + 1, w->cols) - j;
-        run(w, &g, packed, b, j);
+        run_one(w, &g, packed, b, j);
     }
 }
 

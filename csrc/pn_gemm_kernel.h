@@ -35,8 +35,7 @@ typedef struct target {
     int64_t rs;
     const T *add[2]; /* bias and res, or NULL */
     int64_t add_rs[2];
-    int64_t v1;     /* the column of the second vector: PN_VL, or less where the tile is ragged */
-    const T *start; /* sums that are done already, of one row, or NULL */
+    int64_t v1; /* the column of the second vector: PN_VL, or less where the tile is ragged */
     int accumulate, relu;
 } target;
 
@@ -93,7 +92,6 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, int form, const T *
     const char *b = (const char *)b_, *row[(MR + 2) / 3];
     V sum[MR][NV];
     TILE sum[i][v] = (V){0};
-    if (mr == 1 && t->start) TILE sum[i][v] = pn_load(t->start + v * t->v1);
     ars *= sizeof(T), acs *= sizeof(T), brs *= sizeof(T);
     ALL(g, (mr + 2) / 3) row[g] = (const char *)a + (form == ROWS ? 3 * g * ars : 0);
     if (form == BLOCKS)

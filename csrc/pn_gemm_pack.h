@@ -8,29 +8,73 @@
 
 /* ---- packing ---------------------------------------------------------------------------------- */
 
-/* 16 bytes: small enough that a square of them turns in registers on every machine. */
+/* Lanes of 16 bytes: a square of them turns in registers on every machine, as many at once as V has. */
 typedef T Q __attribute__((vector_size(16)));
 typedef T qmem __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
 #define QL ((int)(16 / sizeof(T)))
 
-/* r[i][j] = from_j[p + i], i and j < QL */
-PN_INLINE void turn(Q *r, const T *const *from, int64_t p) {
-    Q s[QL];
-    ALL(j, QL) r[j] = *(const qmem *)(from[j] + p);
+/* The same choice in every lane; elements of the second operand count from PN_VL. */
 #if PN_KIND == PN_f32
-    s[0] = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
-    s[1] = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
-    s[2] = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-    s[3] = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-    r[0] = __builtin_shufflevector(s[0], s[1], 0, 1, 4, 5);
-    r[1] = __builtin_shufflevector(s[0], s[1], 2, 3, 6, 7);
-    r[2] = __builtin_shufflevector(s[2], s[3], 0, 1, 4, 5);
-    r[3] = __builtin_shufflevector(s[2], s[3], 2, 3, 6, 7);
+#define LANE(o, a, b, c, d) (a) + (o), (b) + (o), (c) + (o), (d) + (o)
+#if PN_VL == 4
+#define LANES(...) LANE(0, __VA_ARGS__)
+#elif PN_VL == 8
+#define LANES(...) LANE(0, __VA_ARGS__), LANE(4, __VA_ARGS__)
 #else
-    s[0] = __builtin_shufflevector(r[0], r[1], 0, 2);
-    s[1] = __builtin_shufflevector(r[0], r[1], 1, 3);
-    r[0] = s[0];
-    r[1] = s[1];
+#define LANES(...)                                                                                 \
+    LANE(0, __VA_ARGS__), LANE(4, __VA_ARGS__), LANE(8, __VA_ARGS__), LANE(12, __VA_ARGS__)
+#endif
+#else
+#define LANE(o, a, b) (a) + (o), (b) + (o)
+#if PN_VL == 2
+#define LANES(...) LANE(0, __VA_ARGS__)
+#elif PN_VL == 4
+#define LANES(...) LANE(0, __VA_ARGS__), LANE(2, __VA_ARGS__)
+#else
+#define LANES(...)                                                                                 \
+    LANE(0, __VA_ARGS__), LANE(2, __VA_ARGS__), LANE(4, __VA_ARGS__), LANE(6, __VA_ARGS__)
+#endif
+#endif
+
+#define Q_AT(i) (*(const qmem *)(from[(i) / 3] + (i) % 3 * cs))
+#define JOIN8(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
+#define JOIN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3)
+
+/* lane l of the result = QL elements from column l * QL + i on; from: every third column, cs bytes apart */
+PN_INLINE V gather_lanes(const char *const *from, int64_t cs, int i) {
+#if PN_VBYTES == 16
+    return Q_AT(i);
+#elif PN_VBYTES == 32 && PN_KIND == PN_f32
+    return JOIN8(Q_AT(i), Q_AT(4 + i));
+#elif PN_VBYTES == 32
+    return JOIN4(Q_AT(i), Q_AT(2 + i));
+#elif PN_KIND == PN_f32
+    return __builtin_shufflevector(JOIN8(Q_AT(i), Q_AT(4 + i)), JOIN8(Q_AT(8 + i), Q_AT(12 + i)), 0,
+                                   1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    return JOIN8(JOIN4(Q_AT(i), Q_AT(2 + i)), JOIN4(Q_AT(4 + i), Q_AT(6 + i)));
+#endif
+}
+
+#define THIRDS ((PN_VL + 2) / 3)
+
+/* r[i][j] = element i of column j, i < QL, j < PN_VL; then steps on to the next QL elements */
+PN_INLINE void turn(V *r, const char **from, int64_t cs) {
+    V x[QL];
+    ALL(i, QL) x[i] = gather_lanes(from, cs, i);
+    ALL(i, THIRDS) from[i] += 16;
+#if PN_KIND == PN_f32
+    V ac = __builtin_shufflevector(x[0], x[1], LANES(0, PN_VL, 1, PN_VL + 1));
+    V bd = __builtin_shufflevector(x[2], x[3], LANES(0, PN_VL, 1, PN_VL + 1));
+    V eg = __builtin_shufflevector(x[0], x[1], LANES(2, PN_VL + 2, 3, PN_VL + 3));
+    V fh = __builtin_shufflevector(x[2], x[3], LANES(2, PN_VL + 2, 3, PN_VL + 3));
+    r[0] = __builtin_shufflevector(ac, bd, LANES(0, 1, PN_VL, PN_VL + 1));
+    r[1] = __builtin_shufflevector(ac, bd, LANES(2, 3, PN_VL + 2, PN_VL + 3));
+    r[2] = __builtin_shufflevector(eg, fh, LANES(0, 1, PN_VL, PN_VL + 1));
+    r[3] = __builtin_shufflevector(eg, fh, LANES(2, 3, PN_VL + 2, PN_VL + 3));
+#else
+    r[0] = __builtin_shufflevector(x[0], x[1], LANES(0, PN_VL));
+    r[1] = __builtin_shufflevector(x[0], x[1], LANES(1, PN_VL + 1));
 #endif
 }
 
@@ -55,18 +99,20 @@ static void pack_panel(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int
         }
         return;
     }
-    for (int64_t j = 0; j < w; j += QL) {
-        const T *from[QL];
-        for (int i = 0; i < QL; i++) from[i] = b + (j + i < n ? j + i : n - 1) * cs;
+    for (int64_t j = 0; j < w; j += PN_VL, b += PN_VL * cs) {
         int64_t p = 0;
-        if (rs == 1)
+        if (rs == 1 && n - j >= PN_VL) {
+            const char *from[THIRDS];
+            ALL(i, THIRDS) from[i] = (const char *)(b + 3 * i * cs);
             for (; p + QL <= k; p += QL) {
-                Q r[QL];
-                __builtin_prefetch(from[p / QL % QL] + QL * cs + p);
-                turn(r, from, p);
-                ALL(i, QL) * (qmem *)(to + (p + i) * w + j) = r[i];
+                V r[QL];
+                __builtin_prefetch(b + (PN_VL + p / QL % PN_VL) * cs + p);
+                turn(r, from, cs * (int64_t)sizeof(T));
+                ALL(i, QL) pn_store(to + (p + i) * w + j, r[i]);
             }
-        for (; p < k; p++) ALL(i, QL) to[p * w + j + i] = from[i][p * rs];
+        }
+        for (int64_t last = pn_min(PN_VL, n - j) - 1; p < k; p++)
+            ALL(i, PN_VL) to[p * w + j + i] = b[p * rs + pn_min(i, last) * cs];
     }
 }
 
