@@ -37,10 +37,14 @@
 #define WIDE (65536 / (KC * (int)sizeof(T)) / NR * NR)
 #define SMALL_B (16384 / (int)sizeof(T))
 #define STRIP 2048         /* columns of a single row at a time */
+#define SPLIT_BLOCKS 8 /* from so many blocks of k on, and up to so many elements, k is split */
+#ifndef SPLIT_MOST
+#define SPLIT_MOST 16384
+#endif
 #define SHARED_B (1 << 23) /* bytes */
 #define SLICE (8 * NR)
-#define CHUNK (1 << 20)   /* multiplications worth a chunk of their own, some 20 us */
-#define CHUNKS 8          /* enough of them to keep a machine busy */
+#define CHUNK (1 << 20) /* multiplications worth a chunk of their own, some 20 us */
+#define CHUNKS 8 /* enough of them to keep a machine busy */
 #define IN_PLACE (8 * MR) /* rows from which on B's panel is worth packing */
 
 /* ---- one chunk, or a whole small product ------------------------------------------------------ */
@@ -152,6 +156,7 @@ typedef struct job {
     int64_t rows, cols; /* the grid of chunks in one matrix, cut at multiples of MR and NR */
     int64_t units, group; /* chunks in all matrices, and how many of them pn_for sees as one */
     int64_t a_bytes, b_bytes; /* of a worker's packed A, and of the packed B that all share; or 0 */
+    int split; /* the sums of all blocks go to scratch and are added afterwards */
     int64_t q0, q1, at_once; /* the blocks that B has been packed for, and how many it is */
     char *scratch;
 } job;
@@ -163,6 +168,15 @@ static void add_row(T *to, const T *x, int64_t cs, int64_t n) {
         for (int64_t e = 0; e < n; e++) to[e] += x[e];
     else
         for (int64_t e = 0; e < n; e++) to[e] += x[e * cs];
+}
+
+/* n elements of row i, from column j on, whose blocks of k have been summed: what is left, and to C. */
+static void finish_row(const pn_gemm_args *g, T *total, int64_t i, int64_t j, int64_t n) {
+    if (g->bias.p) add_row(total, g->bias.p + i * g->bias.rs + j * g->bias.cs, g->bias.cs, n);
+    if (g->res.p) add_row(total, g->res.p + i * g->res.rs + j * g->res.cs, g->res.cs, n);
+    for (int64_t e = 0; g->relu && e < n; e++) total[e] = total[e] < 0 ? 0 : total[e];
+    if (g->act) g->act(total, n);
+    copy(g->c.p + i * g->c.rs + j * g->c.cs, 0, g->c.cs, total, 0, 1, 1, n);
 }
 
 /* A product of one row by a B that need not be packed. */
@@ -187,11 +201,7 @@ static void run_row(const job *w, const pn_gemm_args *g) {
             else if (g->accumulate)
                 add_row(total, c, g->c.cs, n);
         }
-        if (g->bias.p) add_row(total, g->bias.p + j * g->bias.cs, g->bias.cs, n);
-        if (g->res.p) add_row(total, g->res.p + j * g->res.cs, g->res.cs, n);
-        for (int64_t e = 0; g->relu && e < n; e++) total[e] = total[e] < 0 ? 0 : total[e];
-        if (g->act) g->act(total, n);
-        copy(c, 0, g->c.cs, total, 0, 1, 1, n);
+        finish_row(g, total, 0, j, n);
     }
 }
 
@@ -284,6 +294,15 @@ static void plan_shared(job *w) {
     w->b_bytes *= w->at_once;
 }
 
+/* A deep product with few elements: of its blocks of k, as many at once as suit the caches. */
+static void plan_split(job *w) {
+    int64_t bytes = w->g.m * w->g.n * (int64_t)sizeof(T);
+    w->split = 1;
+    w->at_once = pn_min(w->ks.n, pn_max(CHUNKS, SHARED_B / 2 / bytes));
+    w->b_bytes = round_up(w->at_once * bytes, PN_ALIGN);
+    w->group = pn_max(1, pn_grain(CHUNK) / (w->g.m * w->g.n * w->ks.size));
+}
+
 static void plan_own(job *w, int64_t batch) {
     const pn_gemm_args *g = &w->g;
     int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m == 1 ? STRIP : NC);
@@ -304,13 +323,17 @@ static void plan(job *w, const pn_gemm_args *g0) {
     if (g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1))) transpose(g);
     for (int d = 0; d < g->n_batch; d++) batch *= g->batch[d];
     w->units = 0;
-    w->a_bytes = w->b_bytes = 0;
+    w->a_bytes = w->b_bytes = w->split = 0;
     if (!batch || !g->m || !g->n) return;
     w->ks = cut(g->k, KC);
     w->q0 = 0, w->q1 = w->ks.n;
     w->rows = w->cols = 1, w->units = w->group = batch;
     if (g->m * g->n * g->k * batch <= pn_grain(CHUNK))
         return; /* one chunk: no division is spent on it */
+    if (batch == 1 && g->m * g->n <= SPLIT_MOST && w->ks.n >= SPLIT_BLOCKS) {
+        plan_split(w);
+        return;
+    }
     if (batch == 1 && g->m >= MC / 2 && g->n >= 2 * NR && g->k >= KC / 8)
         plan_shared(w);
     else
@@ -391,6 +414,42 @@ static void pack_body(pn_call *c, void *arg, int64_t chunk, int worker) {
     pack_b(to, g->b.p + k0 * g->b.rs + j * g->b.cs, g->b.rs, g->b.cs, n, k);
 }
 
+/* The sums of `group` blocks of k, of each of them m rows of n. */
+static void split_body(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const job *w = arg;
+    (void)c, (void)worker;
+    for (int64_t e = chunk * w->group, q; e < (chunk + 1) * w->group; e++) {
+        if ((q = w->q0 + e) >= w->q1) break;
+        int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
+        pn_gemm_args g = {.m = w->g.m, .n = w->g.n, .k = k, .a = w->g.a, .b = w->g.b};
+        job one = {.ks = {1, k, 0}, .q1 = 1};
+        move(&g.a, &w->g, 0, 0, k0);
+        move(&g.b, &w->g, 0, k0, 0);
+        g.c = (pn_mat){.p = (T *)w->scratch + e * g.m * g.n, .rs = g.n, .cs = 1};
+        run_one(&one, &g, NULL, NULL, 0);
+    }
+}
+
+/* Adds the sums of blocks q0 to q1 in their order, a row of C after another. */
+static void add_body(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const job *w = arg;
+    const pn_gemm_args *g = &w->g;
+    T total[STRIP];
+    (void)c, (void)worker;
+    for (int64_t j = 0, n; j < g->n; j += n) {
+        const T *sums = (const T *)w->scratch + chunk * g->n + j;
+        T *to = g->c.p + chunk * g->c.rs + j * g->c.cs;
+        n = pn_min(STRIP, g->n - j);
+        memcpy(total, sums, (size_t)n * sizeof(T));
+        if (w->q0 || g->accumulate) add_row(total, to, g->c.cs, n);
+        for (int64_t q = w->q0 + 1; q < w->q1; q++) add_row(total, sums += g->m * g->n, 1, n);
+        if (w->q1 == w->ks.n)
+            finish_row(g, total, chunk, j, n);
+        else
+            copy(to, 0, g->c.cs, total, 0, 1, 1, n);
+    }
+}
+
 int64_t PN_NAME(gemm_scratch)(const pn_gemm_args *g) {
     job w;
     plan(&w, g);
@@ -408,7 +467,12 @@ void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch) {
         return;
     }
     int64_t slices = pn_max(1, w.g.n / SLICE);
-    for (w.q0 = 0; w.q0 < w.ks.n; w.q0 = w.q1) {
+    for (w.q0 = 0; w.split && w.q0 < w.ks.n; w.q0 = w.q1) {
+        w.q1 = pn_min(w.ks.n, w.q0 + w.at_once);
+        pn_for(c, pn_ceil_div(w.q1 - w.q0, w.group), split_body, &w);
+        pn_for(c, w.g.m, add_body, &w);
+    }
+    for (w.q0 = 0; !w.split && w.q0 < w.ks.n; w.q0 = w.q1) {
         w.q1 = pn_min(w.ks.n, w.q0 + w.at_once);
         pn_for(c, (w.q1 - w.q0) * slices, pack_body, &w);
         pn_for(c, chunks, body, &w);
