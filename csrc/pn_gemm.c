@@ -10,42 +10,22 @@
  * Algorithm (Goto and van de Geijn 2008; Van Zee and van de Geijn 2015), per chunk of C:
  *
  *     for each block of k                       A's rows are packed where they are read often
- *       for each panel of NR columns            B's panel goes to 1/2 L1, unless it can be read in place
+ *       for each panel of NR columns            B's panel takes half of L1
  *         for each tile of <= MR rows           kernel: MR x NR of C in registers
  *
- * The kernel reads A and B by strides, broadcasting a_ip and loading NR of b_p at once, so that packed or
- * not is the same code. Small products pack nothing but a B whose columns are not contiguous, and a single
- * row turns such a B in registers. Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5,
- * not 5 times 6 and 2) and each height has its own kernel. At the right edge the two vectors of a tile
- * overlap; only a C of fewer columns than a vector takes a padded copy. C's columns must be contiguous for
- * the kernel: a column-major C is solved as C' = B'A', others go through a tile-sized buffer.
+ * A product of many rows is cut into chunks of rows, and packs B beforehand, once for all of them. Others
+ * are cut into chunks of columns too, and each packs its own part of B, or reads it in place where it is
+ * contiguous and read by few tiles. A deep product with few elements is cut along k: chunks leave the S_q of
+ * their blocks in scratch, which are then added in order. A single row streams B, and packs nothing.
  *
- * Chunks are at most MC x NC, in parallel; their size depends on m, n, k and the batch only.
+ * Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5, not 5 times 6 and 2) and each height
+ * has its own kernel. At the right edge the two vectors of a tile overlap; only a C of fewer columns than a
+ * vector takes a padded copy. C's columns must be contiguous for the kernel: a column-major C is solved as
+ * C' = B'A', others go through a tile-sized buffer.
+ *
+ * How many chunks there are depends on m, n, k and the batch only; pn_gemm_choices.h has the sizes.
  */
 #include "pn_gemm_row.h"
-
-#ifndef KC
-#define KC 256
-#endif
-#ifndef MC
-#define MC 192
-#endif
-#define NC 512
-#ifndef PACK_A
-#define PACK_A 256
-#endif
-#define WIDE (65536 / (KC * (int)sizeof(T)) / NR * NR)
-#define SMALL_B (16384 / (int)sizeof(T))
-#define STRIP 2048         /* columns of a single row at a time */
-#define SPLIT_BLOCKS 8 /* from so many blocks of k on, and up to so many elements, k is split */
-#ifndef SPLIT_MOST
-#define SPLIT_MOST 16384
-#endif
-#define SHARED_B (1 << 23) /* bytes */
-#define SLICE (8 * NR)
-#define CHUNK (1 << 20) /* multiplications worth a chunk of their own, some 20 us */
-#define CHUNKS 8 /* enough of them to keep a machine busy */
-#define IN_PLACE (8 * MR) /* rows from which on B's panel is worth packing */
 
 /* ---- one chunk, or a whole small product ------------------------------------------------------ */
 
@@ -208,7 +188,7 @@ static void run_row(const job *w, const pn_gemm_args *g) {
 /* packed: room for A's tiles in one block of k, or NULL; b: B's panels from column j0 of all columns on,
  * for blocks q0 to q1, or NULL. */
 static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
-    T panel[65536 / sizeof(T)] __attribute__((aligned(PN_ALIGN)));
+    T panel[WIDE_BYTES / sizeof(T)] __attribute__((aligned(PN_ALIGN)));
     T tile[MR * KC];
     parts ts = cut(g->m, MR);
     source s = {.ars = g->a.rs, .acs = g->a.cs};
@@ -290,7 +270,7 @@ static void plan_shared(job *w) {
     w->cols = pn_ceil_div(g->n, nc);
     int64_t most = w->ks.size + (w->ks.longer > 0);
     w->b_bytes = round_up(round_up(g->n, PN_VL) * most * (int64_t)sizeof(T), PN_ALIGN);
-    w->at_once = pn_min(w->ks.n, pn_max(1, SHARED_B / w->b_bytes));
+    w->at_once = pn_min(w->ks.n, pn_max(1, SHARED_BYTES / w->b_bytes));
     w->b_bytes *= w->at_once;
 }
 
@@ -298,7 +278,7 @@ static void plan_shared(job *w) {
 static void plan_split(job *w) {
     int64_t bytes = w->g.m * w->g.n * (int64_t)sizeof(T);
     w->split = 1;
-    w->at_once = pn_min(w->ks.n, pn_max(CHUNKS, SHARED_B / 2 / bytes));
+    w->at_once = pn_min(w->ks.n, pn_max(CHUNKS, SPLIT_BYTES / bytes));
     w->b_bytes = round_up(w->at_once * bytes, PN_ALIGN);
     w->group = pn_max(1, pn_grain(CHUNK) / (w->g.m * w->g.n * w->ks.size));
 }
@@ -334,7 +314,7 @@ static void plan(job *w, const pn_gemm_args *g0) {
         plan_split(w);
         return;
     }
-    if (batch == 1 && g->m >= MC / 2 && g->n >= 2 * NR && g->k >= KC / 8)
+    if (batch == 1 && g->m >= SHARED_ROWS && g->n >= 2 * NR && g->k >= KC / 8)
         plan_shared(w);
     else
         plan_own(w, batch);

@@ -1,33 +1,15 @@
 /* pn_gemm_kernel.h: the tile of C that the registers hold.
  *
- *     C[mr x nr] (+)= A[mr x k] B[k x nr],  then + bias + res, max(x, 0)
+ *     C[mr x nr] = A[mr x k] B[k x nr] (+ C) (+ bias) (+ res), then max(x, 0) if asked for
  *
- * Every k: NV vectors of B are loaded, each of A's mr elements is broadcast and multiplied by them. Four k at
- * a time, so that only constants and one register a row of B move the addresses: 21 instructions for the
- * 12 FMA of 6 x 2, which leaves room for a neighbour on the same core. No tile spills a register.
+ * For every k the vectors of B are loaded, each of A's mr elements is broadcast and multiplied by them: 8
+ * loads for the 12 FMA of 6 x 2. Four k at a time, so that addresses move by constants but for B's: 21
+ * instructions for 12 FMA, not 24. That shows where something else runs on the same core.
  */
 #ifndef PN_GEMM_KERNEL_H
 #define PN_GEMM_KERNEL_H
 
-#include "pn_gemm.h"
-#include "pn_simd.h"
-
-#define NV 2
-#define NR (NV * PN_VL)
-/* Tile heights: MR * NV sums, NV of b and one of a fit the registers: 32, 32, 16, 16. */
-#if PN_VBYTES == 64
-#define MR 14
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-#elif defined __aarch64__
-#define MR 8
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
-#elif PN_VBYTES == 32
-#define MR 6
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-#else
-#define MR 4
-#define HEIGHTS(X) X(1) X(2) X(3) X(4)
-#endif
+#include "pn_gemm_choices.h"
 
 /* A tile's place in C and what becomes of its sums there; columns are contiguous in all of them. */
 typedef struct target {
@@ -50,6 +32,12 @@ typedef void (*kernel_fn)(int64_t k, int form, const T *a, int64_t ars, int64_t 
 #define ALL(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
 #define TILE ALL(i, mr) ALL(v, nv)
 
+#if PN_PIECES > 1 /* vectors that the machine has not: only tests run this, and it is much code */
+#define EACH_STEP(q, n) for (int q = 0; q < n; q++)
+#else
+#define EACH_STEP(q, n) ALL(q, n)
+#endif
+
 /* The compiler shall not compute x ahead of the loop: it would need more registers than there are. */
 #define OPAQUE(x) __asm__ volatile("" : "+r"(x))
 
@@ -58,7 +46,7 @@ typedef void (*kernel_fn)(int64_t k, int form, const T *a, int64_t ars, int64_t 
 PN_INLINE void steps(const int steps, const int mr, const int nv, const int form, V sum[MR][NV],
                      const char **row, int64_t ars, int64_t acs, const char **b, int64_t brs,
                      int64_t v1) {
-    ALL(q, steps) {
+    EACH_STEP(q, steps) {
         V y[NV];
         ALL(v, nv) y[v] = pn_load((const T *)(*b + v * v1));
         *b += brs;

@@ -78,9 +78,6 @@ PN_INLINE void turn(V *r, const char **from, int64_t cs) {
 #endif
 }
 
-#ifndef AHEAD
-#define AHEAD 4
-#endif
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* As wide as the kernel takes, such that the last panel is no less than a vector wide if n is not. */

@@ -10,9 +10,6 @@
 
 #include "pn_gemm_pack.h"
 
-#define STREAMS 8
-enum { GROUPS = 4, GROUP = GROUPS * PN_VL };
-
 PN_INLINE void add_rows(const int rows, T *to, const T *a, int64_t acs, const T *b, int64_t rs,
                         int64_t n) {
     V x[STREAMS];
