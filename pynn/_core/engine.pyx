@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import weakref
-from bisect import insort
+from bisect import insort as _insort
 from sys import _getframe
 
 import numpy as np

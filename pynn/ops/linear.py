@@ -53,7 +53,7 @@ _linear = Op(
             ((np.ones((2, 3)), np.ones((4, 3), np.float32), None), {}, TypeError,
              r"linear: argument 'x': expected dtype float32 as 'W' has, got float64"),
             ((np.ones((2, 3)), np.ones((4, 3)), np.ones(4, np.float32)), {}, TypeError,
-             r"linear: argument 'b': expected dtype float64 as 'x' has, got float32")],
+             r"linear: argument 'b': expected dtype float64 as 'W' has, got float32")],
     doc="y = x·Wᵀ + b. Source: S0; S1 §2.8; S3 §2.",
 )  # fmt: skip
 
