@@ -1,11 +1,12 @@
 """Whole training steps, pynn beside PyTorch eager.
 
-    python benchmarks/steps.py T1 T2 T3 [--python PEER] [--threads N] [--rounds N]
+    python benchmarks/steps.py T1 T2 T3 [--python PEER] [--threads N] [--rounds N] [--plan]
 
 PEER is a Python that has torch (default: this one). Each library runs in a process of its own; they
 take turns, one working at a time, for at least 5 rounds; the table tells the median of the rounds'
 ratios with its range and lower quartile. A step is zero_grad, a fresh batch, forward, loss, backward,
-optimizer; the loss is read every 10 steps. The first losses of both are compared before timing.
+optimizer; the loss is read every 10 steps. The first losses of both are compared before timing. With
+--plan pynn replays its step (pynn.compile).
 """
 
 import argparse
@@ -34,7 +35,7 @@ def make_data(sizes, batch):
     return weights, x, y
 
 
-def make_step(lib, name, fused=False):
+def make_step(lib, name, fused=False, plan=False):
     """A function that runs one step and returns the loss tensor."""
     sizes, batch, optimizer, activation = WORKLOADS[name]
     weights, x, y = make_data(sizes, batch)
@@ -63,14 +64,21 @@ def make_step(lib, name, fused=False):
     opt = getattr(optim, optimizer)(model.parameters(), **settings)
     count = 0
 
+    def train(xs, ys):
+        opt.zero_grad()
+        loss = criterion(model(xs), ys)
+        loss.backward()
+        opt.step()
+        return loss
+
+    if plan:
+        train = L.compile(train)
+
     def step():
         nonlocal count
         k = count % 64 * batch
         count += 1
-        opt.zero_grad()
-        loss = criterion(model(tensor(x[k : k + batch])), tensor(y[k : k + batch]))
-        loss.backward()
-        opt.step()
+        loss = train(tensor(x[k : k + batch]), tensor(y[k : k + batch]))
         if count % 10 == 0:
             loss.item()
         return loss
@@ -78,7 +86,7 @@ def make_step(lib, name, fused=False):
     return step
 
 
-def worker(lib, name, threads):
+def worker(lib, name, threads, plan):
     """Answers each line of input, a number of steps, with the seconds that they took."""
     if lib == "pynn":
         import pynn
@@ -88,7 +96,7 @@ def worker(lib, name, threads):
         import torch
 
         torch.set_num_threads(threads)
-    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib.startswith("torch+"))
+    step = make_step("pynn" if lib == "pynn" else "torch", name, lib.startswith("torch+"), plan and lib == "pynn")
     print(json.dumps([step().item() for _ in range(5)]), flush=True)
     for line in sys.stdin:
         n = int(line)
@@ -105,6 +113,7 @@ def compare(name, peers, options):
         python = sys.executable if lib == "pynn" else options.python
         env = {**os.environ, "LD_PRELOAD": options.preload} if lib == "torch+mem" else None
         args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
+        args += ["--plan"] if options.plan else []
         workers[lib] = Worker(args, env)
     losses = {lib: w.results() for lib, w in workers.items()}
     for lib in peers:
@@ -122,10 +131,11 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--preload", help="an allocator's library (jemalloc) for one more variant of the peer")
+    parser.add_argument("--plan", action="store_true", help="let pynn replay its step")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, options.names[0], options.threads)
+        worker(options.worker, options.names[0], options.threads, options.plan)
         return
     peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:

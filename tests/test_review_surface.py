@@ -149,14 +149,17 @@ import numpy as np, pynn
 from pynn import _core
 
 main = threading.main_thread().ident
-armed = threading.Event()
+armed, seen = threading.Event(), threading.Event()
 
-def interrupt():  # once for each time that it is armed: never while an interrupt is being handled
+def interrupt():  # not again before it was seen: one within the handling of another would end the program
     while True:
         armed.wait()
         armed.clear()
         time.sleep(0.01)
         signal.pthread_kill(main, signal.SIGINT)
+        while not seen.wait(2):  # an interrupt within a destructor is only printed
+            signal.pthread_kill(main, signal.SIGINT)
+        seen.clear()
 
 hits = 0
 x = pynn.ones(200, 200, requires_grad=True)
@@ -172,6 +175,7 @@ while hits < 20:
             with pynn.no_grad(), pynn.detect_anomaly():
                 x @ x
     except KeyboardInterrupt:
+        seen.set()
         hits += 1
 x.grad = None
 w.sum().backward()

@@ -82,7 +82,7 @@ def test_a_bad_out(out, match):
 
 def test_bad_inputs():
     session = make().session()
-    with pytest.raises(ValueError, match=r"linear_act: argument .*expected shape"):
+    with pytest.raises(ValueError, match=r"linear: argument .*expected shape"):
         session.predict(X[:2, :5])
     with pytest.raises(TypeError, match="predict: argument 0: expected real numbers, got dtype <U1"):
         session.predict(["a"])
@@ -189,7 +189,7 @@ def test_rows_of_several_callers_run_together():
     def bad(k):
         start.wait()
         if k == 3:
-            with pytest.raises(ValueError, match="linear_act: argument"):
+            with pytest.raises(ValueError, match="linear: argument"):
                 session.predict(X[:1, :2])
         else:
             work2 = session.predict(X[k : k + 1])

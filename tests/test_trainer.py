@@ -275,7 +275,7 @@ BAD = {
     "ragged": (lambda x, y: ([[1.0], [1.0, 2.0]], y[:2]), ValueError, "'X': expected numbers in a rectangular array"),
     "number": (lambda x, y: (3.0, y), ValueError, "'X'.*got a single number"),
     "empty": (lambda x, y: (x[:0], y[:0]), ValueError, r"expected at least one sample, got none .*\(0, 4\)"),
-    "features": (lambda x, y: (x[:, :3], y), ValueError, r"linear_act: .*I=3"),
+    "features": (lambda x, y: (x[:, :3], y), ValueError, r"linear: .*I=3"),
     "label high": (lambda x, y: (x, set_at(y, 70, 3)), IndexError,
                    r"fit: argument 'y': expected labels 0 <= y < 3, got 3 at y\[70\]"),
     "label low": (lambda x, y: (x, set_at(y, 71, -1)), IndexError, r"got -1 at y\[71\]"),

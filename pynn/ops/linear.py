@@ -99,11 +99,19 @@ def activation_of(activation) -> Activation:
     return Activation(op, params, numbers, not op.save_out)
 
 
-def activated(x, w, b, act: Activation):
-    """act(x·Wᵀ + b), by one op unless a gradient will need what act is applied to."""
+def _activated(x, w, b, act: Activation):
     if act.by_x and _core.grad_enabled() and any(getattr(a, "requires_grad", False) for a in (x, w, b)):
         return act.op(_linear(x, w, b), **act.params)
     return _linear_act._apply((x, w, b), act.numbers)
+
+
+def activated(x, w, b, act: Activation):
+    """act(x·Wᵀ + b), by one op unless a gradient will need what act is applied to."""
+    try:
+        return _activated(x, w, b, act)
+    except (TypeError, ValueError):
+        _linear(x, w, b)  # raises what is wrong with the arguments in the name of the layer that was called
+        raise
 
 
 class _LinearAct(Op):
@@ -120,7 +128,7 @@ class _LinearAct(Op):
         act = activation_of((activation, dict(zip(names, (p, q)))))
         if len(args) > 3:
             return self._apply(args, act.numbers)  # which counts them
-        return activated(*(*args, None, None, None)[:3], act)
+        return _activated(*(*args, None, None, None)[:3], act)
 
 
 def _act_formula(x, w, b, activation, p, q, **numbers):
