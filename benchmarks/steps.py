@@ -1,17 +1,19 @@
 """Whole training steps, pynn beside PyTorch eager.
 
-    python benchmarks/steps.py T1 T2 T3 [--python PEER] [--threads N] [--rounds N]
+    python benchmarks/steps.py T1 T2 T3 T10 T10_sparse [--python PEER] [--threads N] [--rounds N]
 
 PEER is a Python that has torch (default: this one). Each library runs in a process of its own; they
 take turns, one working at a time, for at least 5 rounds; the table tells the median of the rounds'
 ratios with its range and lower quartile. A step is zero_grad, a fresh batch, forward, loss, backward,
-optimizer; the loss is read every 10 steps. The first losses of both are compared before timing.
+optimizer; the loss is read every 10 steps. The first losses of both are compared before timing. At the
+end each process tells its peak of resident memory.
 """
 
 import argparse
 import itertools
 import json
 import os
+import resource
 import sys
 import time
 
@@ -23,6 +25,8 @@ WORKLOADS = {  # sizes, batch, optimizer, activation
     "T2": ((64, 32, 10), 32, "SGD", "ReLU"),
     "T3": ((1024, 4096, 4096, 1024), 256, "AdamW", "GELU"),
 }
+BAGS = {"T10": False, "T10_sparse": True}  # bag of words; whether the table's gradient is by rows
+VOCABULARY, WIDTH, TOKENS, CLASSES, BAG_BATCH = 50_000, 64, 32, 5, 256
 
 
 def make_data(sizes, batch):
@@ -34,48 +38,78 @@ def make_data(sizes, batch):
     return weights, x, y
 
 
-def make_step(lib, name, fused=False):
-    """A function that runs one step and returns the loss tensor."""
-    sizes, batch, optimizer, activation = WORKLOADS[name]
-    weights, x, y = make_data(sizes, batch)
+def library(lib):
+    """(the library, its nn, its optim)."""
     if lib == "pynn":
         import pynn as L
         from pynn import nn, optim
-
-        tensor = L.from_numpy
     else:
         import torch as L
         from torch import nn, optim
+    return L, nn, optim
 
-        tensor = L.from_numpy
+
+def repeated(L, nn, model, optimizers, x, y, batch):
+    """A function that runs one step on the next batch and returns the loss."""
+    criterion, tensor = nn.CrossEntropyLoss(), L.from_numpy
+    count = 0
+
+    def step():
+        nonlocal count
+        k = count * batch % len(x)
+        count += 1
+        for opt in optimizers:
+            opt.zero_grad()
+        loss = criterion(model(tensor(x[k : k + batch])), tensor(y[k : k + batch]))
+        loss.backward()
+        for opt in optimizers:
+            opt.step()
+        if count % 10 == 0:
+            loss.item()
+        return loss
+
+    return step
+
+
+def make_bags(lib, name, fused=False):
+    """A step of the bag of words: embedding, mean over the tokens, linear; Adam, or SparseAdam for the table."""
+    L, nn, optim = library(lib)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, VOCABULARY, (64 * BAG_BATCH, TOKENS))
+    y = rng.integers(0, CLASSES, len(x))
+    start = rng.standard_normal((VOCABULARY, WIDTH), np.float32), rng.standard_normal((CLASSES, WIDTH), np.float32)
+    table, head = nn.Embedding(VOCABULARY, WIDTH, sparse=BAGS[name]), nn.Linear(WIDTH, CLASSES)
+    with L.no_grad():
+        for p, w in zip((table.weight, head.weight, head.bias), (*start, np.zeros(CLASSES, np.float32))):
+            p.copy_(L.from_numpy(w))
+    extra = {"fused": True} if fused else {}
+    if BAGS[name]:
+        optimizers = optim.SparseAdam([table.weight], lr=1e-3), optim.Adam(head.parameters(), lr=1e-3, **extra)
+    else:
+        optimizers = (optim.Adam([table.weight, head.weight, head.bias], lr=1e-3, **extra),)
+    return repeated(L, nn, lambda i: head(table(i).mean(1)), optimizers, x, y, BAG_BATCH)
+
+
+def make_step(lib, name, fused=False):
+    """A function that runs one step and returns the loss tensor."""
+    if name in BAGS:
+        return make_bags(lib, name, fused)
+    sizes, batch, optimizer, activation = WORKLOADS[name]
+    weights, x, y = make_data(sizes, batch)
+    L, nn, optim = library(lib)
     layers = []
     for i, o in itertools.pairwise(sizes):
         layers += [nn.Linear(i, o), getattr(nn, activation)()]
     model = nn.Sequential(*layers[:-1])
     with L.no_grad():
         for layer, (w, b) in zip(layers[::2], weights):
-            layer.weight.copy_(tensor(w.astype(np.float32)))
-            layer.bias.copy_(tensor(b.astype(np.float32)))
-    criterion = nn.CrossEntropyLoss()
+            layer.weight.copy_(L.from_numpy(w.astype(np.float32)))
+            layer.bias.copy_(L.from_numpy(b.astype(np.float32)))
     settings = {"lr": 0.01, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-3}
     if fused:
         settings["fused"] = True
     opt = getattr(optim, optimizer)(model.parameters(), **settings)
-    count = 0
-
-    def step():
-        nonlocal count
-        k = count % 64 * batch
-        count += 1
-        opt.zero_grad()
-        loss = criterion(model(tensor(x[k : k + batch])), tensor(y[k : k + batch]))
-        loss.backward()
-        opt.step()
-        if count % 10 == 0:
-            loss.item()
-        return loss
-
-    return step
+    return repeated(L, nn, model, (opt,), x, y, batch)
 
 
 def worker(lib, name, threads):
@@ -96,6 +130,7 @@ def worker(lib, name, threads):
         for _ in range(n):
             step()
         print(time.perf_counter() - start, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
 def compare(name, peers, options):
@@ -110,14 +145,17 @@ def compare(name, peers, options):
     for lib in peers:
         np.testing.assert_allclose(losses["pynn"], losses[lib], rtol=1e-4)
     times = take_turns(workers, str, max(5, options.rounds))
-    for w in workers.values():
-        w.close()
-    return [{"workload": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
+    peak = {lib: w.close() for lib, w in workers.items()}
+    return [
+        {"workload": name, "threads": options.threads, "peer": lib, **ratio(times, lib),
+         "pynn_mb": peak["pynn"], "peer_mb": peak[lib]}
+        for lib in peers
+    ]  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=WORKLOADS)
+    parser.add_argument("names", nargs="+", choices=[*WORKLOADS, *BAGS])
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
@@ -130,7 +168,8 @@ def main():
     peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:
         for r in compare(name, peers, options):
-            print(f"{name} {options.threads} thread(s): {told(r['peer'], r)}")
+            print(f"{name} {options.threads} thread(s): {told(r['peer'], r)}; "
+                  f"peak {r['pynn_mb']:.0f} and {r['peer_mb']:.0f} MB")  # fmt: skip
 
 
 if __name__ == "__main__":
