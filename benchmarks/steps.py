@@ -1,18 +1,19 @@
 """Whole training steps, pynn beside PyTorch eager.
 
-    python benchmarks/steps.py T1 T2 T3 [--python PEER] [--threads N] [--rounds N] [--plan]
+    python benchmarks/steps.py T1 T2 T3 T10 T10_sparse [--python PEER] [--threads N] [--rounds N] [--plan]
 
 PEER is a Python that has torch (default: this one). Each library runs in a process of its own; they
 take turns, one working at a time, for at least 5 rounds; the table tells the median of the rounds'
 ratios with its range and lower quartile. A step is zero_grad, a fresh batch, forward, loss, backward,
-optimizer; the loss is read every 10 steps. The first losses of both are compared before timing. With
---plan pynn replays its step (pynn.compile).
+optimizer; the loss is read every 10 steps. The first losses of both are compared before timing. At the
+end each process tells its peak of resident memory. With --plan pynn replays its step (pynn.compile).
 """
 
 import argparse
 import itertools
 import json
 import os
+import resource
 import sys
 import time
 
@@ -24,6 +25,8 @@ WORKLOADS = {  # sizes, batch, optimizer, activation
     "T2": ((64, 32, 10), 32, "SGD", "ReLU"),
     "T3": ((1024, 4096, 4096, 1024), 256, "AdamW", "GELU"),
 }
+BAGS = {"T10": False, "T10_sparse": True}  # bag of words; whether the table's gradient is by rows
+VOCABULARY, WIDTH, TOKENS, CLASSES, BAG_BATCH = 50_000, 64, 32, 5, 256
 
 
 def make_data(sizes, batch):
@@ -35,40 +38,29 @@ def make_data(sizes, batch):
     return weights, x, y
 
 
-def make_step(lib, name, fused=False, plan=False):
-    """A function that runs one step and returns the loss tensor."""
-    sizes, batch, optimizer, activation = WORKLOADS[name]
-    weights, x, y = make_data(sizes, batch)
+def library(lib):
+    """(the library, its nn, its optim)."""
     if lib == "pynn":
         import pynn as L
         from pynn import nn, optim
-
-        tensor = L.from_numpy
     else:
         import torch as L
         from torch import nn, optim
+    return L, nn, optim
 
-        tensor = L.from_numpy
-    layers = []
-    for i, o in itertools.pairwise(sizes):
-        layers += [nn.Linear(i, o), getattr(nn, activation)()]
-    model = nn.Sequential(*layers[:-1])
-    with L.no_grad():
-        for layer, (w, b) in zip(layers[::2], weights):
-            layer.weight.copy_(tensor(w.astype(np.float32)))
-            layer.bias.copy_(tensor(b.astype(np.float32)))
-    criterion = nn.CrossEntropyLoss()
-    settings = {"lr": 0.01, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-3}
-    if fused:
-        settings["fused"] = True
-    opt = getattr(optim, optimizer)(model.parameters(), **settings)
+
+def repeated(L, nn, model, optimizers, x, y, batch, plan):
+    """A function that runs one step on the next batch and returns the loss."""
+    criterion, tensor = nn.CrossEntropyLoss(), L.from_numpy
     count = 0
 
     def train(xs, ys):
-        opt.zero_grad()
+        for opt in optimizers:
+            opt.zero_grad()
         loss = criterion(model(xs), ys)
         loss.backward()
-        opt.step()
+        for opt in optimizers:
+            opt.step()
         return loss
 
     if plan:
@@ -76,7 +68,7 @@ def make_step(lib, name, fused=False, plan=False):
 
     def step():
         nonlocal count
-        k = count % 64 * batch
+        k = count * batch % len(x)
         count += 1
         loss = train(tensor(x[k : k + batch]), tensor(y[k : k + batch]))
         if count % 10 == 0:
@@ -84,6 +76,47 @@ def make_step(lib, name, fused=False, plan=False):
         return loss
 
     return step
+
+
+def make_bags(lib, name, fused=False, plan=False):
+    """A step of the bag of words: embedding, mean over the tokens, linear; Adam, or SparseAdam for the table."""
+    L, nn, optim = library(lib)
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, VOCABULARY, (64 * BAG_BATCH, TOKENS))
+    y = rng.integers(0, CLASSES, len(x))
+    start = rng.standard_normal((VOCABULARY, WIDTH), np.float32), rng.standard_normal((CLASSES, WIDTH), np.float32)
+    table, head = nn.Embedding(VOCABULARY, WIDTH, sparse=BAGS[name]), nn.Linear(WIDTH, CLASSES)
+    with L.no_grad():
+        for p, w in zip((table.weight, head.weight, head.bias), (*start, np.zeros(CLASSES, np.float32))):
+            p.copy_(L.from_numpy(w))
+    extra = {"fused": True} if fused else {}
+    if BAGS[name]:
+        optimizers = optim.SparseAdam([table.weight], lr=1e-3), optim.Adam(head.parameters(), lr=1e-3, **extra)
+    else:
+        optimizers = (optim.Adam([table.weight, head.weight, head.bias], lr=1e-3, **extra),)
+    return repeated(L, nn, lambda i: head(table(i).mean(1)), optimizers, x, y, BAG_BATCH, plan)
+
+
+def make_step(lib, name, fused=False, plan=False):
+    """A function that runs one step and returns the loss tensor."""
+    if name in BAGS:
+        return make_bags(lib, name, fused, plan)
+    sizes, batch, optimizer, activation = WORKLOADS[name]
+    weights, x, y = make_data(sizes, batch)
+    L, nn, optim = library(lib)
+    layers = []
+    for i, o in itertools.pairwise(sizes):
+        layers += [nn.Linear(i, o), getattr(nn, activation)()]
+    model = nn.Sequential(*layers[:-1])
+    with L.no_grad():
+        for layer, (w, b) in zip(layers[::2], weights):
+            layer.weight.copy_(L.from_numpy(w.astype(np.float32)))
+            layer.bias.copy_(L.from_numpy(b.astype(np.float32)))
+    settings = {"lr": 0.01, "momentum": 0.9} if optimizer == "SGD" else {"lr": 1e-3}
+    if fused:
+        settings["fused"] = True
+    opt = getattr(optim, optimizer)(model.parameters(), **settings)
+    return repeated(L, nn, model, (opt,), x, y, batch, plan)
 
 
 def worker(lib, name, threads, plan):
@@ -104,6 +137,7 @@ def worker(lib, name, threads, plan):
         for _ in range(n):
             step()
         print(time.perf_counter() - start, flush=True)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
 
 
 def compare(name, peers, options):
@@ -119,14 +153,17 @@ def compare(name, peers, options):
     for lib in peers:
         np.testing.assert_allclose(losses["pynn"], losses[lib], rtol=1e-4)
     times = take_turns(workers, str, max(5, options.rounds))
-    for w in workers.values():
-        w.close()
-    return [{"workload": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
+    peak = {lib: w.close() for lib, w in workers.items()}
+    return [
+        {"workload": name, "threads": options.threads, "peer": lib, **ratio(times, lib),
+         "pynn_mb": peak["pynn"], "peer_mb": peak[lib]}
+        for lib in peers
+    ]  # fmt: skip
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=WORKLOADS)
+    parser.add_argument("names", nargs="+", choices=[*WORKLOADS, *BAGS])
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
@@ -140,7 +177,8 @@ def main():
     peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:
         for r in compare(name, peers, options):
-            print(f"{name} {options.threads} thread(s): {told(r['peer'], r)}")
+            print(f"{name} {options.threads} thread(s): {told(r['peer'], r)}; "
+                  f"peak {r['pynn_mb']:.0f} and {r['peer_mb']:.0f} MB")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -20,8 +20,11 @@ class Worker:
         return float(self.process.stdout.readline())
 
     def close(self):
+        """What the process says last, a number, where it says something: its peak of memory in MB."""
         self.process.stdin.close()
+        last = self.process.stdout.read().strip()
         self.process.wait()
+        return float(last) if last else None
 
 
 def take_turns(workers, request, rounds, budget=0.3, least=2):
