@@ -1,8 +1,7 @@
 """Builds pynn._core: the kernels once per ISA level and dtype, each with an output folder of its own.
 
 Environment: PYNN_WERROR=1 makes warnings errors; PYNN_SANITIZE=address,undefined instruments the C;
-PYNN_NO_OPENMP=1 builds the thread team on plain pthreads; PYNN_NO_EXT=1 packs Python alone, around an
-extension that is built already.
+PYNN_NO_EXT=1 packs Python alone, around an extension that is built already.
 """
 
 import os
@@ -49,9 +48,8 @@ def forms():
 
 def units(build):
     """(source, object, flags) of every translation unit of the C core."""
-    openmp = [] if os.environ.get("PYNN_NO_OPENMP") else ["-fopenmp"]
     for name in ONCE:
-        yield CSRC / f"{name}.c", build / "once" / f"{name}.o", openmp if name == "pn_par" else []
+        yield CSRC / f"{name}.c", build / "once" / f"{name}.o", []
     for level, flags in LEVELS.items():
         for folder, stems in ((CSRC / "ops", forms()), (CSRC, SHARED)):
             for stem, dtypes in stems.items():
@@ -89,7 +87,7 @@ class BuildExt(build_ext):
     """Compiles engine and C core in parallel, then links them."""
 
     def build_extension(self, ext):
-        link = ["-fopenmp"] if not os.environ.get("PYNN_NO_OPENMP") else ["-pthread"]
+        link = ["-pthread"]
         if sanitize := os.environ.get("PYNN_SANITIZE"):
             link.append(f"-fsanitize={sanitize}")
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

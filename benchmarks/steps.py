@@ -1,12 +1,12 @@
 """Whole training steps, pynn beside PyTorch eager.
 
-    python benchmarks/steps.py T1 T2 T3 T10 T10_sparse [--python PEER] [--threads N] [--rounds N]
+    python benchmarks/steps.py T1 T2 T3 T10 T10_sparse [--python PEER] [--threads N] [--rounds N] [--plan]
 
 PEER is a Python that has torch (default: this one). Each library runs in a process of its own; they
 take turns, one working at a time, for at least 5 rounds; the table tells the median of the rounds'
 ratios with its range and lower quartile. A step is zero_grad, a fresh batch, forward, loss, backward,
-optimizer; the loss is read every 10 steps. The first losses of both are compared before timing. At the
-end each process tells its peak of resident memory.
+optimizer; the loss is read every 10 steps. The first losses of both are compared before timing. With
+--plan pynn replays its step (pynn.compile). At the end each process tells its peak of resident memory.
 """
 
 import argparse
@@ -49,21 +49,28 @@ def library(lib):
     return L, nn, optim
 
 
-def repeated(L, nn, model, optimizers, x, y, batch):
+def repeated(L, nn, model, optimizers, x, y, batch, plan):
     """A function that runs one step on the next batch and returns the loss."""
     criterion, tensor = nn.CrossEntropyLoss(), L.from_numpy
     count = 0
+
+    def train(xs, ys):
+        for opt in optimizers:
+            opt.zero_grad()
+        loss = criterion(model(xs), ys)
+        loss.backward()
+        for opt in optimizers:
+            opt.step()
+        return loss
+
+    if plan:
+        train = L.compile(train)
 
     def step():
         nonlocal count
         k = count * batch % len(x)
         count += 1
-        for opt in optimizers:
-            opt.zero_grad()
-        loss = criterion(model(tensor(x[k : k + batch])), tensor(y[k : k + batch]))
-        loss.backward()
-        for opt in optimizers:
-            opt.step()
+        loss = train(tensor(x[k : k + batch]), tensor(y[k : k + batch]))
         if count % 10 == 0:
             loss.item()
         return loss
@@ -71,7 +78,7 @@ def repeated(L, nn, model, optimizers, x, y, batch):
     return step
 
 
-def make_bags(lib, name, fused=False):
+def make_bags(lib, name, fused, plan):
     """A step of the bag of words: embedding, mean over the tokens, linear; Adam, or SparseAdam for the table."""
     L, nn, optim = library(lib)
     rng = np.random.default_rng(0)
@@ -87,13 +94,13 @@ def make_bags(lib, name, fused=False):
         optimizers = optim.SparseAdam([table.weight], lr=1e-3), optim.Adam(head.parameters(), lr=1e-3, **extra)
     else:
         optimizers = (optim.Adam([table.weight, head.weight, head.bias], lr=1e-3, **extra),)
-    return repeated(L, nn, lambda i: head(table(i).mean(1)), optimizers, x, y, BAG_BATCH)
+    return repeated(L, nn, lambda i: head(table(i).mean(1)), optimizers, x, y, BAG_BATCH, plan)
 
 
-def make_step(lib, name, fused=False):
+def make_step(lib, name, fused=False, plan=False):
     """A function that runs one step and returns the loss tensor."""
     if name in BAGS:
-        return make_bags(lib, name, fused)
+        return make_bags(lib, name, fused, plan)
     sizes, batch, optimizer, activation = WORKLOADS[name]
     weights, x, y = make_data(sizes, batch)
     L, nn, optim = library(lib)
@@ -109,10 +116,10 @@ def make_step(lib, name, fused=False):
     if fused:
         settings["fused"] = True
     opt = getattr(optim, optimizer)(model.parameters(), **settings)
-    return repeated(L, nn, model, (opt,), x, y, batch)
+    return repeated(L, nn, model, (opt,), x, y, batch, plan)
 
 
-def worker(lib, name, threads):
+def worker(lib, name, threads, plan):
     """Answers each line of input, a number of steps, with the seconds that they took."""
     if lib == "pynn":
         import pynn
@@ -122,7 +129,7 @@ def worker(lib, name, threads):
         import torch
 
         torch.set_num_threads(threads)
-    step = make_step("pynn" if lib == "pynn" else "torch", name, fused=lib.startswith("torch+"))
+    step = make_step("pynn" if lib == "pynn" else "torch", name, lib.startswith("torch+"), plan and lib == "pynn")
     print(json.dumps([step().item() for _ in range(5)]), flush=True)
     for line in sys.stdin:
         n = int(line)
@@ -140,6 +147,7 @@ def compare(name, peers, options):
         python = sys.executable if lib == "pynn" else options.python
         env = {**os.environ, "LD_PRELOAD": options.preload} if lib == "torch+mem" else None
         args = [python, __file__, name, "--worker", lib, "--threads", str(options.threads)]
+        args += ["--plan"] if options.plan else []
         workers[lib] = Worker(args, env)
     losses = {lib: w.results() for lib, w in workers.items()}
     for lib in peers:
@@ -160,10 +168,11 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--preload", help="an allocator's library (jemalloc) for one more variant of the peer")
+    parser.add_argument("--plan", action="store_true", help="let pynn replay its step")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, options.names[0], options.threads)
+        worker(options.worker, options.names[0], options.threads, options.plan)
         return
     peers = ("torch", "torch+", *(["torch+mem"] if options.preload else []))
     for name in options.names:

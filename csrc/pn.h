@@ -87,7 +87,7 @@ typedef struct pn_par_info {
 } pn_par_info;
 void pn_par_stats(pn_par_info *out);
 void pn_par_stats_reset(void);
-const char *pn_par_backend(void); /* "openmp" or "pthreads" */
+const char *pn_par_backend(void); /* "pthreads" */
 void pn_team_stop(void); /* ends the workers; the next region starts them again */
 void pn_hot(int on); /* while on (counted), workers spin instead of parking */
 

@@ -10,213 +10,22 @@
  * Algorithm (Goto and van de Geijn 2008; Van Zee and van de Geijn 2015), per chunk of C:
  *
  *     for each block of k                       A's rows are packed where they are read often
- *       for each panel of NR columns            B's panel goes to 1/2 L1, unless it can be read in place
+ *       for each panel of NR columns            B's panel takes half of L1
  *         for each tile of <= MR rows           kernel: MR x NR of C in registers
  *
- * The kernel reads A and B by strides, broadcasting a_ip and loading NR of b_p at once, so that packed or
- * not is the same code. Small products pack nothing but a B whose columns are not contiguous, and a single
- * row turns such a B in registers. Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5,
- * not 5 times 6 and 2) and each height has its own kernel. At the right edge the two vectors of a tile
- * overlap; only a C of fewer columns than a vector takes a padded copy. C's columns must be contiguous for
- * the kernel: a column-major C is solved as C' = B'A', others go through a tile-sized buffer.
+ * A product of many rows is cut into chunks of rows, and packs B beforehand, once for all of them. Others
+ * are cut into chunks of columns too, and each packs its own part of B, or reads it in place where it is
+ * contiguous and read by few tiles. A deep product with few elements is cut along k: chunks leave the S_q of
+ * their blocks in scratch, which are then added in order. A single row streams B, and packs nothing.
  *
- * Chunks are at most MC x NC, in parallel; their size depends on m, n, k and the batch only.
+ * Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5, not 5 times 6 and 2) and each height
+ * has its own kernel. At the right edge the two vectors of a tile overlap; only a C of fewer columns than a
+ * vector takes a padded copy. C's columns must be contiguous for the kernel: a column-major C is solved as
+ * C' = B'A', others go through a tile-sized buffer.
+ *
+ * How many chunks there are depends on m, n, k and the batch only; pn_gemm_choices.h has the sizes.
  */
-#include <string.h>
-
-#include "pn_gemm.h"
-#include "pn_simd.h"
-
-#define NV 2
-#define NR (NV * PN_VL)
-#define KC 256
-#define MC 192
-#define NC 512
-#define CHUNK (1 << 20)   /* multiplications worth a chunk of their own, some 20 us */
-#define CHUNKS 8          /* enough of them to keep a machine busy */
-#define IN_PLACE (8 * MR) /* rows from which on B's panel is worth packing */
-
-/* Tile heights: MR * NV sums, NV of b and one of a fit the registers: 32, 32, 16, 16. */
-#if PN_VBYTES == 64
-#define MR 14
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-#elif defined __aarch64__
-#define MR 8
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
-#elif PN_VBYTES == 32
-#define MR 6
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-#else
-#define MR 4
-#define HEIGHTS(X) X(1) X(2) X(3) X(4)
-#endif
-
-/* ---- the kernel: one tile of C ---------------------------------------------------------------- */
-
-/* A tile's place in C and what becomes of its sums there; columns are contiguous in all of them. */
-typedef struct target {
-    T *c;
-    int64_t rs;
-    const T *add[2]; /* bias and res, or NULL */
-    int64_t add_rs[2];
-    int64_t v1;     /* the column of the second vector: PN_VL, or less where the tile is ragged */
-    const T *start; /* sums that are done already, of one row, or NULL */
-    int accumulate, relu;
-} target;
-
-typedef void (*kernel_fn)(int64_t k, const T *a, int64_t ars, int64_t acs, const T *b, int64_t brs,
-                          const target *t);
-
-#define ALL(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
-#define TILE ALL(i, mr) ALL(v, nv)
-
-/* m and n are constants at each call, so that the sums live in registers. A's rows are addressed in
- * groups of three from one pointer each, as x86 can add a register once or twice to an address. The two
- * vectors of a ragged tile overlap: the columns in both come out the same in both. */
-PN_INLINE void kernel(const int mr, const int nv, int64_t k, const T *a, int64_t ars, int64_t acs,
-                      const T *b, int64_t brs, const target *t) {
-    const int64_t v1 = t->v1;
-    V sum[MR][NV];
-    const T *row[(MR + 2) / 3];
-    TILE sum[i][v] = t->start ? pn_load(t->start + v * v1) : (V){0};
-    ALL(g, (mr + 2) / 3) row[g] = a + 3 * g * ars;
-    for (int64_t p = 0; p < k; p++) {
-        V y[NV];
-        ALL(v, nv) y[v] = pn_load(b + v * v1);
-        ALL(i, mr) {
-            V x = pn_set1(row[i / 3][i % 3 * ars]);
-            ALL(v, nv) sum[i][v] = pn_fma(x, y[v], sum[i][v]);
-        }
-        ALL(g, (mr + 2) / 3) row[g] += acs;
-        b += brs;
-    }
-    if (t->accumulate) TILE sum[i][v] = pn_load(t->c + i * t->rs + v * v1) + sum[i][v];
-    if (t->add[0]) TILE sum[i][v] += pn_load(t->add[0] + i * t->add_rs[0] + v * v1);
-    if (t->add[1]) TILE sum[i][v] += pn_load(t->add[1] + i * t->add_rs[1] + v * v1);
-    if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] <= (V){0}, (V){0}, sum[i][v]);
-    TILE pn_store(t->c + i * t->rs + v * v1, sum[i][v]);
-}
-
-#define KERNEL(mr, nv)                                                                             \
-    static void kernel_##mr##_##nv(int64_t k, const T *a, int64_t ars, int64_t acs, const T *b,    \
-                                   int64_t brs, const target *t) {                                 \
-        kernel(mr, nv, k, a, ars, acs, b, brs, t);                                                 \
-    }
-#define KERNELS(mr) KERNEL(mr, 1) KERNEL(mr, 2)
-HEIGHTS(KERNELS)
-#define ROW(mr) {kernel_##mr##_1, kernel_##mr##_2},
-static const kernel_fn kernels[MR][NV] = {HEIGHTS(ROW)};
-
-/* ---- packing ---------------------------------------------------------------------------------- */
-
-/* 16 bytes: small enough that a square of them turns in registers on every machine. */
-typedef T Q __attribute__((vector_size(16)));
-typedef T qmem __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
-#define QL ((int)(16 / sizeof(T)))
-
-/* r[i][j] = from_j[p + i], i and j < QL */
-PN_INLINE void turn(Q *r, const T *const *from, int64_t p) {
-    Q s[QL];
-    ALL(j, QL) r[j] = *(const qmem *)(from[j] + p);
-#if PN_KIND == PN_f32
-    s[0] = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5);
-    s[1] = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
-    s[2] = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
-    s[3] = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
-    r[0] = __builtin_shufflevector(s[0], s[1], 0, 1, 4, 5);
-    r[1] = __builtin_shufflevector(s[0], s[1], 2, 3, 6, 7);
-    r[2] = __builtin_shufflevector(s[2], s[3], 0, 1, 4, 5);
-    r[3] = __builtin_shufflevector(s[2], s[3], 2, 3, 6, 7);
-#else
-    s[0] = __builtin_shufflevector(r[0], r[1], 0, 2);
-    s[1] = __builtin_shufflevector(r[0], r[1], 1, 3);
-    r[0] = s[0];
-    r[1] = s[1];
-#endif
-}
-
-/* A panel of B, n columns of k rows: to[p * w + j] = b[p * rs + j * cs]. The w - n columns beyond n
- * repeat the last: they are never stored, and any number of B's own is safe and no slower than it. */
-static void pack_b(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int64_t n, int64_t k) {
-    if (cs == 1 && n >= PN_VL) {
-        for (int64_t p = 0; p < k; p++, to += w, b += rs) {
-            __builtin_prefetch(b + n);
-            pn_store(to, pn_load(b));
-            pn_store(to + n - PN_VL, pn_load(b + n - PN_VL));
-        }
-        return;
-    }
-    for (int64_t j = 0; j < w; j += QL) {
-        const T *from[QL];
-        for (int i = 0; i < QL; i++) from[i] = b + (j + i < n ? j + i : n - 1) * cs;
-        int64_t p = 0;
-        if (rs == 1)
-            for (; p + QL <= k; p += QL) {
-                Q r[QL];
-                turn(r, from, p);
-                ALL(i, QL) * (qmem *)(to + (p + i) * w + j) = r[i];
-            }
-        for (; p < k; p++) ALL(i, QL) to[p * w + j + i] = from[i][p * rs];
-    }
-}
-
-PN_INLINE Q fma_q(Q a, Q b, Q c) {
-#if defined __aarch64__ || PN_HBYTES == 16
-    return pn_fma_h(a, b, c);
-#elif PN_KIND == PN_f32
-    return _mm_fmadd_ps(a, b, c);
-#else
-    return _mm_fmadd_pd(a, b, c);
-#endif
-}
-
-/* One row of A by n columns of B that are contiguous (x W' with a W by rows), turned on the fly, as
- * nothing is read twice. A cache line of each column at a time: columns 4096 bytes apart share a set. */
-static __attribute__((noinline)) void row_sums(T *to, const T *a, int64_t acs, const T *b,
-                                               int64_t cs, int64_t n, int64_t k) {
-    enum { GROUPS = NR / QL, LINE = PN_ALIGN / sizeof(T) };
-    const T *from[GROUPS][QL];
-    Q sum[GROUPS], r[2][QL] = {{{0}}};
-    ALL(g, GROUPS) ALL(i, QL) from[g][i] = b + pn_min(g * QL + i, n - 1) * cs;
-    ALL(g, GROUPS) sum[g] = (Q){0};
-    for (int64_t p0 = 0; p0 < k; p0 += LINE) {
-        int64_t end = pn_min(p0 + LINE, k);
-        for (int g = 0; g < GROUPS; g += 2) { /* two sums at once, lest each wait for itself */
-            Q s = sum[g], t = sum[g + 1];
-            int64_t p = p0;
-            for (; p + QL <= end; p += QL) {
-                turn(r[0], from[g], p);
-                turn(r[1], from[g + 1], p);
-                ALL(i, QL) {
-                    Q x = a[(p + i) * acs] - (Q){0};
-                    s = fma_q(x, r[0][i], s);
-                    t = fma_q(x, r[1][i], t);
-                }
-            }
-            for (; p < end; p++) {
-                ALL(i, QL) r[0][0][i] = from[g][i][p], r[1][0][i] = from[g + 1][i][p];
-                s = fma_q(a[p * acs] - (Q){0}, r[0][0], s);
-                t = fma_q(a[p * acs] - (Q){0}, r[1][0], t);
-            }
-            sum[g] = s;
-            sum[g + 1] = t;
-        }
-    }
-    ALL(g, GROUPS) * (qmem *)(to + g * QL) = sum[g];
-}
-
-/* A tile of A: by rows, k apart, or, where A's columns are the contiguous ones, by columns, MR apart.
- * left: the rows that A has from here on; whole columns of MR are copied where that many are left. */
-static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t left, int64_t k) {
-    if (rs != 1)
-        for (int64_t i = 0; i < m; i++)
-            for (int64_t p = 0; p < k; p++) to[i * k + p] = a[i * rs + p * cs];
-    else if (left >= MR)
-        for (int64_t p = 0; p < k; p++) memcpy(to + p * MR, a + p * cs, MR * sizeof(T));
-    else
-        for (int64_t p = 0; p < k; p++)
-            for (int64_t i = 0; i < m; i++) to[p * MR + i] = a[p * cs + i];
-}
+#include "pn_gemm_row.h"
 
 /* ---- one chunk, or a whole small product ------------------------------------------------------ */
 
@@ -230,8 +39,7 @@ PN_INLINE void copy(T *to, int64_t trs, int64_t tcs, const T *from, int64_t rs, 
 typedef struct source {
     const T *a, *b;
     int64_t k, ars, acs, brs;
-    int first, last;
-    const T *sums; /* of one row, ready made */
+    int form, first, last;
 } source;
 
 /* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is narrower than a
@@ -246,7 +54,6 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
                 {NULL, NULL},
                 {0, 0},
                 nr - PN_VL,
-                s->sums,
                 g->accumulate || !s->first,
                 s->last && g->relu};
     if (through) {
@@ -265,86 +72,151 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
             t.add_rs[e] = x->rs ? NR : 0;
         }
     }
-    kernels[mr - 1][(nr - 1) / PN_VL](s->sums ? 0 : s->k, s->a, s->ars, s->acs, s->b, s->brs, &t);
+    kernels[mr - 1][(nr - 1) / PN_VL](s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
     if (through) copy(c, g->c.rs, g->c.cs, t.c, NR, 1, mr, nr);
 }
 
-/* n parts, as equal as can be: the first `longer` have size + 1 rows, the others size. */
-typedef struct parts {
-    int64_t n, size, longer;
-} parts;
-
-static parts cut(int64_t rows, int64_t most) {
-    int64_t n = rows <= most ? 1 : (rows + most - 1) / most;
-    return n == 1 ? (parts){1, rows, 0} : (parts){n, rows / n, rows % n};
-}
-
-/* The panel at column j. packed: A's tiles, or NULL where A is read in place. */
+/* The panel at column j. packed: A's tiles, or NULL where A is read in place; odd: room for a tile of an A
+ * with neither rows nor columns contiguous. */
 static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed,
-                      int64_t j, int64_t nr) {
-    for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.size + (t < ts.longer);
-        s->a = packed ? packed + t * MR * s->k : a + i * g->a.rs;
-        run_tile(g, s, i, mr, j, nr);
+                      T *odd, int64_t j, int64_t nr) {
+    const T *bias = s->last ? g->bias.p : NULL, *res = s->last ? g->res.p : NULL;
+    int plain =
+        nr >= PN_VL && g->c.cs == 1 && (!bias || g->bias.cs == 1) && (!res || g->res.cs == 1);
+    int wide = nr > PN_VL;
+    target t = {g->c.p + j,
+                g->c.rs,
+                {bias ? bias + j : NULL, res ? res + j : NULL},
+                {g->bias.rs, g->res.rs},
+                nr - PN_VL,
+                g->accumulate || !s->first,
+                s->last && g->relu};
+    for (int64_t n = 0, i = 0, mr; n < ts.n; n++, i += mr) {
+        mr = ts.size + (n < ts.longer);
+        s->a = packed ? packed + n * TILE_ROOM(s->k) : a + i * g->a.rs;
+        if (odd) {
+            pack_a(odd, s->a, g->a.rs, g->a.cs, mr, s->k);
+            s->a = odd;
+        }
+        if (!plain) {
+            run_tile(g, s, i, mr, j, nr);
+            continue;
+        }
+        if (t.accumulate)
+            for (int64_t e = 0; e < mr; e++) __builtin_prefetch(t.c + e * t.rs, 1);
+        kernels[mr - 1][wide](s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
+        t.c += mr * t.rs;
+        if (bias) t.add[0] += mr * t.add_rs[0];
+        if (res) t.add[1] += mr * t.add_rs[1];
     }
 }
 
-static void pack_tiles(const pn_gemm_args *g, const source *s, parts ts, const T *a, T *packed) {
-    for (int64_t t = 0, i = 0, mr; t < ts.n; t++, i += mr) {
-        mr = ts.size + (t < ts.longer);
-        pack_a(packed + t * MR * s->k, a + i * g->a.rs, g->a.rs, g->a.cs, mr, g->m - i, s->k);
+/* How the work is cut, and what is packed where. */
+typedef struct job {
+    pn_gemm_args g;
+    parts ks; /* the blocks of k */
+    int64_t rows, cols; /* the grid of chunks in one matrix, cut at multiples of MR and NR */
+    int64_t units, group; /* chunks in all matrices, and how many of them pn_for sees as one */
+    int64_t a_bytes, b_bytes; /* of a worker's packed A, and of the packed B that all share; or 0 */
+    int split; /* the sums of all blocks go to scratch and are added afterwards */
+    int64_t q0, q1, at_once; /* the blocks that B has been packed for, and how many it is */
+    char *scratch;
+} job;
+
+static int64_t block_start(parts ks, int64_t q) { return q * ks.size + pn_min(q, ks.longer); }
+
+static void add_row(T *to, const T *x, int64_t cs, int64_t n) {
+    if (cs == 1)
+        for (int64_t e = 0; e < n; e++) to[e] += x[e];
+    else
+        for (int64_t e = 0; e < n; e++) to[e] += x[e * cs];
+}
+
+/* n elements of row i, from column j on, whose blocks of k have been summed: what is left, and to C. */
+static void finish_row(const pn_gemm_args *g, T *total, int64_t i, int64_t j, int64_t n) {
+    if (g->bias.p) add_row(total, g->bias.p + i * g->bias.rs + j * g->bias.cs, g->bias.cs, n);
+    if (g->res.p) add_row(total, g->res.p + i * g->res.rs + j * g->res.cs, g->res.cs, n);
+    for (int64_t e = 0; g->relu && e < n; e++) total[e] = total[e] <= 0 ? 0 : total[e];
+    pn_gemm_args part = *g;
+    part.m = 1, part.n = n, part.c.p = g->c.p + i * g->c.rs + j * g->c.cs;
+    copy(part.c.p, 0, g->c.cs, total, 0, 1, 1, n);
+    if (g->act) g->act(&part);
+}
+
+/* A product of one row by a B that need not be packed. */
+static void run_row(const job *w, const pn_gemm_args *g) {
+    T sums[STRIP] __attribute__((aligned(PN_ALIGN))),
+        total[STRIP] __attribute__((aligned(PN_ALIGN)));
+    int rows = g->b.cs == 1;
+    int64_t strip = rows ? STRIP : GROUP;
+    for (int64_t j = 0, n; j < g->n; j += n) {
+        T *c = g->c.p + j * g->c.cs;
+        n = pn_min(strip, g->n - j);
+        if (g->n - j > n && g->n - j < n + PN_VL) n -= PN_VL; /* a whole vector for the last */
+        for (int64_t q = 0; q < w->ks.n; q++) {
+            int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
+            const T *a = g->a.p + k0 * g->a.cs, *b = g->b.p + k0 * g->b.rs + j * g->b.cs;
+            if (rows)
+                row_by_rows(q ? sums : total, a, g->a.cs, b, g->b.rs, n, k);
+            else
+                row_by_columns(q ? sums : total, a, g->a.cs, b, g->b.cs, n, k);
+            if (q)
+                add_row(total, sums, 1, n);
+            else if (g->accumulate)
+                add_row(total, c, g->c.cs, n);
+        }
+        finish_row(g, total, 0, j, n);
     }
 }
 
-/* As wide as the kernel takes, such that the last panel is no less than a vector wide if n is not. */
-static int64_t panel_width(int64_t left) {
-    if (left <= NR) return left;
-    return left < NR + PN_VL ? PN_VL : NR;
-}
-
-/* packed: room for A's tiles in one block of k, or NULL. */
-static void run(const pn_gemm_args *g, T *packed) {
-    T panel[KC * NR] __attribute__((aligned(PN_ALIGN)));
-    parts ts = cut(g->m, MR), ks = cut(g->k, KC);
+/* packed: room for A's tiles in one block of k, or NULL; b: B's panels from column j0 of all columns on,
+ * for blocks q0 to q1, or NULL. */
+static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
+    T panel[WIDE_BYTES / sizeof(T)] __attribute__((aligned(PN_ALIGN)));
+    T tile[MR * KC];
+    parts ts = cut(g->m, MR);
     source s = {.ars = g->a.rs, .acs = g->a.cs};
-    int dots = g->m == 1 && g->b.rs == 1 && g->b.cs != 1;
-    for (int64_t q = 0, k0 = 0; q < ks.n; q++, k0 += s.k) {
+    int odd = !packed && g->a.cs != 1 && g->a.rs != 1 && g->m > 1;
+    int in_place = g->b.cs == 1 && (g->m <= IN_PLACE || g->k * g->b.rs <= SMALL_B);
+    s.form = odd || (packed && g->a.rs != 1)       ? BLOCKS
+             : packed || g->a.cs != 1 || g->m == 1 ? COLS
+                                                   : ROWS;
+    for (int64_t q = w->q0; q < w->q1; q++) {
+        int64_t k0 = block_start(w->ks, q), packed_to = 0, from = 0;
         const T *a = g->a.p + k0 * g->a.cs;
-        s.k = ks.size + (q < ks.longer);
+        s.k = w->ks.size + (q < w->ks.longer);
         s.first = q == 0;
-        s.last = q == ks.n - 1;
+        s.last = q == w->ks.n - 1;
         if (packed) {
-            pack_tiles(g, &s, ts, a, packed);
-            s.ars = g->a.rs != 1 ? s.k : 1;
-            s.acs = g->a.rs != 1 ? 1 : MR;
+            pack_a(packed, a, g->a.rs, g->a.cs, g->m, s.k);
+            s.acs = MR;
         }
         for (int64_t j = 0, nr; j < g->n; j += nr) {
             nr = panel_width(g->n - j);
             s.b = g->b.p + k0 * g->b.rs + j * g->b.cs;
             s.brs = g->b.rs;
-            if (dots) {
-                row_sums(panel, a, g->a.cs, s.b, g->b.cs, nr, s.k);
-                s.sums = panel;
-            } else if (g->b.cs != 1 || nr < PN_VL || g->m > IN_PLACE) {
-                s.brs = (nr + PN_VL - 1) / PN_VL * PN_VL;
-                pack_b(panel, s.brs, s.b, g->b.rs, g->b.cs, nr, s.k);
-                s.b = panel;
+            if (b) {
+                s.brs = round_up(nr, PN_VL);
+                s.b =
+                    b + (k0 - block_start(w->ks, w->q0)) * round_up(w->g.n, PN_VL) + (j0 + j) * s.k;
+            } else if (!in_place || nr < PN_VL) {
+                if (j == packed_to) {
+                    packed_to = pn_min(g->n, j + WIDE);
+                    if (g->n - packed_to > 0 && g->n - packed_to < PN_VL) packed_to -= NR;
+                    if (in_place) packed_to = j + nr;
+                    pack_b(panel, s.b, g->b.rs, g->b.cs, packed_to - j, s.k);
+                    from = j;
+                }
+                s.brs = round_up(nr, PN_VL);
+                s.b = panel + (j - from) * s.k;
             }
-            run_panel(g, &s, ts, a, packed, j, nr);
+            run_panel(g, &s, ts, a, packed, odd ? tile : NULL, j, nr);
         }
     }
-    if (g->act) g->act(g);
+    if (g->act && w->q1 == w->ks.n) g->act(g);
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
-
-typedef struct job {
-    pn_gemm_args g;
-    int64_t mc, nc, rows, cols; /* a chunk's size, and the grid of chunks in one matrix */
-    int64_t units, group; /* chunks in all matrices, and how many of them pn_for sees as one */
-    int64_t a_bytes; /* of a worker's packed A, 0 where A is read in place */
-    char *scratch;
-} job;
 
 /* Rows of a batch dimension that follow on another become rows of one matrix where B is shared. */
 static void merge_rows(pn_gemm_args *g) {
@@ -372,11 +244,39 @@ static void transpose(pn_gemm_args *g) {
     g->m = g->n, g->n = m;
 }
 
-static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+/* Chunks of a product that packs B once for all: of rows first, as these pack no part of A twice. */
+static void plan_shared(job *w) {
+    const pn_gemm_args *g = &w->g;
+    int64_t mc = pn_max(MC / 4, pn_min(MC, pn_ceil_div(g->m, CHUNKS))), nc = g->n;
+    w->rows = pn_ceil_div(g->m, mc);
+    while (w->rows * pn_ceil_div(g->n, nc) < CHUNKS && mc * nc * g->k > 2 * CHUNK && nc > 8 * NR)
+        nc /= 2;
+    w->cols = pn_ceil_div(g->n, nc);
+    int64_t most = w->ks.size + (w->ks.longer > 0);
+    w->b_bytes = round_up(round_up(g->n, PN_VL) * most * (int64_t)sizeof(T), PN_ALIGN);
+    w->at_once = pn_min(w->ks.n, pn_max(1, SHARED_BYTES / w->b_bytes));
+    w->b_bytes *= w->at_once;
+}
 
-static int64_t chunk_size(int64_t n, int64_t most, int64_t unit) {
-    int64_t even = pn_ceil_div(n, pn_ceil_div(n, most));
-    return round_up(pn_max(1, pn_grain(even)), unit);
+/* A deep product with few elements: of its blocks of k, as many at once as suit the caches. */
+static void plan_split(job *w) {
+    int64_t bytes = w->g.m * w->g.n * (int64_t)sizeof(T);
+    w->split = 1;
+    w->at_once = pn_min(w->ks.n, pn_max(CHUNKS, SPLIT_BYTES / bytes));
+    w->b_bytes = round_up(w->at_once * bytes, PN_ALIGN);
+    w->group = pn_max(1, pn_grain(CHUNK) / (w->g.m * w->g.n * w->ks.size));
+}
+
+static void plan_own(job *w, int64_t batch) {
+    const pn_gemm_args *g = &w->g;
+    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m == 1 ? STRIP : NC);
+    for (;; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
+        w->rows = pn_ceil_div(g->m, mc);
+        w->cols = pn_ceil_div(g->n, nc);
+        if (batch * w->rows * w->cols >= CHUNKS || mc * nc * g->k <= CHUNK ||
+            (nc <= 4 * NR && mc < 16 * MR))
+            break;
+    }
 }
 
 static void plan(job *w, const pn_gemm_args *g0) {
@@ -387,23 +287,39 @@ static void plan(job *w, const pn_gemm_args *g0) {
     if (g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1))) transpose(g);
     for (int d = 0; d < g->n_batch; d++) batch *= g->batch[d];
     w->units = 0;
-    w->a_bytes = 0;
+    w->a_bytes = w->b_bytes = w->split = 0;
     if (!batch || !g->m || !g->n) return;
-    w->mc = g->m, w->nc = g->n, w->rows = w->cols = 1, w->units = w->group = batch;
+    w->ks = cut(g->k, KC);
+    w->q0 = 0, w->q1 = w->ks.n;
+    w->rows = w->cols = 1, w->units = w->group = batch;
     if (g->m * g->n * g->k * batch <= pn_grain(CHUNK))
         return; /* one chunk: no division is spent on it */
-    for (mc = pn_min(g->m, MC), nc = pn_min(g->n, NC);; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
-        int64_t count = batch * pn_ceil_div(g->m, mc) * pn_ceil_div(g->n, nc);
-        if (count >= CHUNKS || mc * nc * g->k <= CHUNK || (nc <= 4 * NR && mc < 16 * MR)) break;
+    if (batch == 1 && g->m * g->n <= SPLIT_MOST && w->ks.n >= SPLIT_BLOCKS) {
+        plan_split(w);
+        return;
     }
-    w->mc = chunk_size(g->m, mc, MR);
-    w->nc = chunk_size(g->n, nc, NR);
-    w->rows = pn_ceil_div(g->m, w->mc);
-    w->cols = pn_ceil_div(g->n, w->nc);
+    if (batch == 1 && g->m >= SHARED_ROWS && g->n >= 2 * NR && g->k >= KC / 8)
+        plan_shared(w);
+    else
+        plan_own(w, batch);
+    mc = pn_max(1, pn_grain(pn_ceil_div(g->m, w->rows)) / MR);
+    nc = pn_max(1, pn_grain(pn_ceil_div(g->n, w->cols)) / NR);
+    if (pn_grain(CHUNK) < CHUNK) {
+        w->rows = pn_ceil_div(pn_ceil_div(g->m, MR), mc);
+        w->cols = pn_ceil_div(pn_max(1, g->n / NR), nc);
+    }
+    mc = pn_ceil_div(pn_ceil_div(g->m, MR), w->rows) * MR;
+    nc = pn_ceil_div(g->n, w->cols);
     w->units = batch * w->rows * w->cols;
-    w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, w->mc * w->nc * g->k));
-    if (w->mc >= 4 * MR && w->nc >= 4 * NR && g->k >= KC / 4)
-        w->a_bytes = round_up(w->mc * pn_min(g->k, KC) * (int64_t)sizeof(T), PN_ALIGN);
+    w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, mc * nc * g->k));
+    if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4)
+        w->a_bytes = round_up(
+            pn_ceil_div(mc, MR) * TILE_ROOM(pn_min(g->k, KC)) * (int64_t)sizeof(T), PN_ALIGN);
+}
+
+/* The at-th of n parts of whole units, the last of which takes what is beyond the last unit. */
+static int64_t part_start(int64_t size, int64_t unit, int64_t units, int64_t at, int64_t n) {
+    return at == n ? size : at * units / n * unit;
 }
 
 /* Moves x to its place in the batch and to row i, column j. */
@@ -416,33 +332,92 @@ static void move(pn_mat *x, const pn_gemm_args *g, int64_t at, int64_t i, int64_
     }
 }
 
+static void run_one(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
+    if (g->m == 1 && !b && (g->b.cs == 1 || (g->b.rs == 1 && g->n >= PN_VL)))
+        run_row(w, g);
+    else
+        run(w, g, packed, b, j0);
+}
+
 static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *w = arg;
-    T *packed = w->a_bytes ? (T *)(w->scratch + worker * w->a_bytes) : NULL;
+    const T *b = w->b_bytes ? (const T *)w->scratch : NULL;
+    T *packed = w->a_bytes ? (T *)(w->scratch + w->b_bytes + worker * w->a_bytes) : NULL;
     (void)c;
     if (w->units == 1 && !w->g.n_batch) { /* most small products */
-        run(&w->g, packed);
+        run_one(w, &w->g, packed, b, 0);
         return;
     }
     for (int64_t u = chunk * w->group; u < pn_min(w->units, (chunk + 1) * w->group); u++) {
         pn_gemm_args g = w->g;
-        int64_t at = u / (w->rows * w->cols), i = u % w->rows * w->mc,
-                j = u / w->rows % w->cols * w->nc;
+        int64_t at = u / (w->rows * w->cols), r = u % w->rows, s = u / w->rows % w->cols;
+        int64_t tiles = pn_ceil_div(g.m, MR), panels = pn_max(1, g.n / NR);
+        int64_t i = part_start(g.m, MR, tiles, r, w->rows),
+                j = part_start(g.n, NR, panels, s, w->cols);
         move(&g.a, &g, at, i, 0);
         move(&g.b, &g, at, 0, j);
         move(&g.c, &g, at, i, j);
         move(&g.bias, &g, at, i, j);
         move(&g.res, &g, at, i, j);
-        g.m = pn_min(w->mc, g.m - i);
-        g.n = pn_min(w->nc, g.n - j);
-        run(&g, packed);
+        g.m = part_start(g.m, MR, tiles, r + 1, w->rows) - i;
+        g.n = part_start(g.n, NR, panels, s + 1, w->cols) - j;
+        run_one(w, &g, packed, b, j);
+    }
+}
+
+/* Chunks of packing B: SLICE columns of one block of k, or what is left of them. */
+static void pack_body(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const job *w = arg;
+    const pn_gemm_args *g = &w->g;
+    int64_t slices = pn_max(1, g->n / SLICE), q = w->q0 + chunk / slices,
+            j = chunk % slices * SLICE;
+    int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
+    int64_t n = chunk % slices == slices - 1 ? g->n - j : SLICE;
+    T *to = (T *)w->scratch + (k0 - block_start(w->ks, w->q0)) * round_up(g->n, PN_VL) + j * k;
+    (void)c, (void)worker;
+    pack_b(to, g->b.p + k0 * g->b.rs + j * g->b.cs, g->b.rs, g->b.cs, n, k);
+}
+
+/* The sums of `group` blocks of k, of each of them m rows of n. */
+static void split_body(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const job *w = arg;
+    (void)c, (void)worker;
+    for (int64_t e = chunk * w->group, q; e < (chunk + 1) * w->group; e++) {
+        if ((q = w->q0 + e) >= w->q1) break;
+        int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
+        pn_gemm_args g = {.m = w->g.m, .n = w->g.n, .k = k, .a = w->g.a, .b = w->g.b};
+        job one = {.ks = {1, k, 0}, .q1 = 1};
+        move(&g.a, &w->g, 0, 0, k0);
+        move(&g.b, &w->g, 0, k0, 0);
+        g.c = (pn_mat){.p = (T *)w->scratch + e * g.m * g.n, .rs = g.n, .cs = 1};
+        run_one(&one, &g, NULL, NULL, 0);
+    }
+}
+
+/* Adds the sums of blocks q0 to q1 in their order, a row of C after another. */
+static void add_body(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const job *w = arg;
+    const pn_gemm_args *g = &w->g;
+    T total[STRIP];
+    (void)c, (void)worker;
+    for (int64_t j = 0, n; j < g->n; j += n) {
+        const T *sums = (const T *)w->scratch + chunk * g->n + j;
+        T *to = g->c.p + chunk * g->c.rs + j * g->c.cs;
+        n = pn_min(STRIP, g->n - j);
+        memcpy(total, sums, (size_t)n * sizeof(T));
+        if (w->q0 || g->accumulate) add_row(total, to, g->c.cs, n);
+        for (int64_t q = w->q0 + 1; q < w->q1; q++) add_row(total, sums += g->m * g->n, 1, n);
+        if (w->q1 == w->ks.n)
+            finish_row(g, total, chunk, j, n);
+        else
+            copy(to, 0, g->c.cs, total, 0, 1, 1, n);
     }
 }
 
 int64_t PN_NAME(gemm_scratch)(const pn_gemm_args *g) {
     job w;
     plan(&w, g);
-    return w.a_bytes * pn_max_workers();
+    return w.b_bytes + w.a_bytes * pn_max_workers();
 }
 
 void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch) {
@@ -450,5 +425,21 @@ void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch) {
     if (PN_NAME(blas)(c, g)) return;
     plan(&w, g);
     w.scratch = scratch;
-    if (w.units) pn_for(c, w.units == w.group ? 1 : pn_ceil_div(w.units, w.group), body, &w);
+    if (!w.units) return;
+    int64_t chunks = w.units == w.group ? 1 : pn_ceil_div(w.units, w.group);
+    if (!w.b_bytes) {
+        pn_for(c, chunks, body, &w);
+        return;
+    }
+    int64_t slices = pn_max(1, w.g.n / SLICE);
+    for (w.q0 = 0; w.split && w.q0 < w.ks.n; w.q0 = w.q1) {
+        w.q1 = pn_min(w.ks.n, w.q0 + w.at_once);
+        pn_for(c, pn_ceil_div(w.q1 - w.q0, w.group), split_body, &w);
+        pn_for(c, w.g.m, add_body, &w);
+    }
+    for (w.q0 = 0; !w.split && w.q0 < w.ks.n; w.q0 = w.q1) {
+        w.q1 = pn_min(w.ks.n, w.q0 + w.at_once);
+        pn_for(c, (w.q1 - w.q0) * slices, pack_body, &w);
+        pn_for(c, chunks, body, &w);
+    }
 }

@@ -1,9 +1,9 @@
 /* pn_par.c: the one thread team, and pn_for.
  *
- * The team belongs to the process, not to a thread. A leader thread opens one OpenMP region (or, in
- * a build without OpenMP, starts plain threads) whose members never leave it: they are the workers,
- * and they wait for work in our own way. So libgomp neither builds a team for every Python thread,
- * nor spins beside the user's BLAS, nor hangs in a forked child, which simply starts a new leader.
+ * The team belongs to the process, not to a thread: plain threads, started by the first region, that
+ * wait for work in our own way. So no team is built for every Python thread, none spins beside the
+ * user's BLAS, a forked child simply starts a new one, and where the system allows fewer threads
+ * there are fewer. libgomp can do none of this.
  *
  * Team:     none --first region--> alive --pn_team_stop, another number of threads--> none
  *           A forked child starts from none; its parent's team goes on.
@@ -35,9 +35,6 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 #if defined(__linux__) && !defined(PN_NO_FUTEX)
 #define HAVE_FUTEX 1
 #include <linux/futex.h>
@@ -83,11 +80,9 @@ static struct {
     _Alignas(PN_ALIGN) _Atomic uint32_t left; /* counts wake-ups of the owner */
     atomic_int asleep;     /* members asleep, or about to be */
     _Alignas(PN_ALIGN) atomic_int owned;
-    pthread_t leader;
+    pthread_t *id;         /* of n members */
     uint32_t born;         /* epoch when the team started: its members have been in no region */
     atomic_int asked, n;   /* members asked for (0: no team), and alive */
-    _Atomic uint32_t ready; /* 1 as soon as the leader knows n */
-    _Atomic uint32_t tried; /* 1 as soon as it knows how many threads can be had */
 } team;
 
 static atomic_int n_threads = 1;
@@ -268,74 +263,24 @@ static void member(int id) {
 
 /* ---- the team's life ------------------------------------------------------------------------- */
 
-static void announce(int n) {
-    atomic_store(&team.n, n);
-    atomic_store(&team.ready, 1);
-    unpark(&team.ready, 1);
+const char *pn_par_backend(void) { return "pthreads"; }
+
+static void *run_member(void *id) {
+    member((int)(intptr_t)id);
+    return NULL;
 }
 
-/* Starts up to n threads, with stacks fit for kernels, and returns how many the system allowed. */
-static int start_threads(int n, void *(*run)(void *), pthread_t *id) {
+/* Starts up to n members, with stacks fit for kernels, and returns how many the system allowed. */
+static int start_members(int n, pthread_t *id) {
     pthread_attr_t attr;
     size_t stack = 0;
     int k = 0;
     if (pthread_attr_init(&attr)) return 0;
     if (pthread_attr_getstacksize(&attr, &stack) || stack < MIN_STACK)
         pthread_attr_setstacksize(&attr, STACK);
-    while (k < n && pthread_create(&id[k], &attr, run, (void *)(intptr_t)(k + 2)) == 0) k++;
+    while (k < n && pthread_create(&id[k], &attr, run_member, (void *)(intptr_t)(k + 1)) == 0) k++;
     pthread_attr_destroy(&attr);
     return k;
-}
-
-static void join_threads(int n, pthread_t *id) {
-    for (int i = 0; i < n; i++) pthread_join(id[i], NULL);
-}
-
-#ifdef _OPENMP
-const char *pn_par_backend(void) { return "openmp"; }
-
-static void *wait_tried(void *arg) {
-    while (!atomic_load(&team.tried)) park(&team.tried, 0);
-    return arg;
-}
-
-/* libgomp ends the process where it cannot make a thread, so we try first how many can be had. */
-static int affordable(int n, pthread_t *id) {
-    atomic_store(&team.tried, 0);
-    int k = start_threads(n, wait_tried, id);
-    atomic_store(&team.tried, 1);
-    unpark(&team.tried, INT_MAX);
-    join_threads(k, id);
-    return k;
-}
-#else
-const char *pn_par_backend(void) { return "pthreads"; }
-
-static void *run_member(void *arg) {
-    member((int)(intptr_t)arg);
-    return NULL;
-}
-#endif
-
-static void *lead(void *arg) {
-    int n = atomic_load(&team.asked) - 1, k = 0; /* members beside this one */
-    pthread_t *id = n ? malloc((size_t)n * sizeof *id) : NULL;
-#ifdef _OPENMP
-    if (id) k = affordable(n, id);
-    omp_set_dynamic(0); /* this thread's own setting, not the user's */
-#pragma omp parallel num_threads(k + 1)
-    {
-        if (omp_get_thread_num() == 0) announce(omp_get_num_threads());
-        member(omp_get_thread_num() + 1);
-    }
-#else
-    if (id) k = start_threads(n, run_member, id);
-    announce(k + 1);
-    member(1);
-    join_threads(k, id);
-#endif
-    free(id);
-    return arg;
 }
 
 /* The calls below that change the team are the owner's. */
@@ -351,12 +296,15 @@ static uint32_t next_epoch(void) {
 }
 
 static void team_end(void) {
-    if (atomic_load(&team.n)) {
+    int n = atomic_load(&team.n);
+    if (n) {
         atomic_store(&team.gate, next_epoch() | STOP);
         unpark(&team.gate, INT_MAX);
-        pthread_join(team.leader, NULL);
+        for (int i = 0; i < n; i++) pthread_join(team.id[i], NULL);
         atomic_store(&team.gate, next_epoch());
     }
+    free(team.id);
+    team.id = NULL;
     atomic_store(&team.n, 0);
     atomic_store(&team.asked, 0);
 }
@@ -376,11 +324,11 @@ static void team_start(int asked) {
     worker_signals(&block);
     team.born = atomic_load(&team.gate) & EPOCH;
     atomic_store(&team.asked, asked);
-    atomic_store(&team.ready, 0);
+    team.id = malloc((size_t)asked * sizeof *team.id);
+    if (!team.id) return;
     pthread_sigmask(SIG_SETMASK, &block, &old); /* threads inherit it */
-    int started = start_threads(1, lead, &team.leader);
+    atomic_store(&team.n, start_members(asked, team.id));
     pthread_sigmask(SIG_SETMASK, &old, NULL);
-    while (started && !atomic_load(&team.ready)) park(&team.ready, 0);
 }
 
 static int team_ready(void) {
@@ -398,6 +346,7 @@ static void fork_child(void) {
     atomic_store(&team.gate, 0);
     atomic_store(&team.asleep, 0);
     atomic_store(&team.hold, 0);
+    team.id = NULL; /* its memory is lost: another thread may have been inside malloc */
     atomic_store(&team.n, 0);
     atomic_store(&team.asked, 0);
     atomic_store(&team.owned, 0);

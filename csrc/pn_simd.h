@@ -246,6 +246,20 @@ PN_INLINE void pn_stream_end(void) {
 #endif
 }
 
+/* *c += a * b as pn_fma, in c's own register: left to choose among the forms of the instruction, GCC
+ * ends a loop that fills the registers with a copy for every few sums. */
+#if defined __x86_64__ && defined __FMA__ && PN_PIECES == 1
+PN_INLINE void pn_fma_to(V *c, V a, V b) {
+#if PN_KIND == PN_f32
+    __asm__("vfmadd231ps %2, %1, %0" : "+v"(*c) : "v"(a), "v"(b));
+#else
+    __asm__("vfmadd231pd %2, %1, %0" : "+v"(*c) : "v"(a), "v"(b));
+#endif
+}
+#else
+PN_INLINE void pn_fma_to(V *c, V a, V b) { *c = pn_fma(a, b, *c); }
+#endif
+
 /* ---- choice, signs, bounds ---------------------------------------------------------------- */
 
 /* mask ? a : b; a mask's lane is all ones or all zeros, as comparisons give. */

@@ -81,10 +81,13 @@ def parse_args(text: str, symbols: list[str]) -> list[tuple]:
     for name, inner, optional, kind, bound in _ARG.findall(text):
         dims, ell = [], -1
         for token in filter(None, (t.strip() for t in inner.split(","))):
-            if token == "...":
+            if token == "..." and ell < 0:
                 ell = len(dims)
                 continue
-            factor, symbol = re.fullmatch(r"(\d*)([A-Za-z]\w*)?", token).groups()
+            read = re.fullmatch(r"(\d{0,9})([A-Za-z]\w*)?", token)
+            if not read or (read[1] and read[2] and int(read[1]) == 0):
+                raise ValueError(f"entry: could not read dimension {token!r} of {name!r} in {text!r}")
+            factor, symbol = read.groups()
             if symbol and symbol not in symbols:
                 symbols.append(symbol)
             dims.append((symbols.index(symbol) if symbol else -1, int(factor or 1)))
@@ -108,8 +111,12 @@ def parse_flops(text: str, symbols: list[str]) -> list[tuple[float, list[int]]]:
                 stack += [v.left, v.right]
             elif isinstance(v, ast.Constant):
                 coef *= v.value
-            else:
+            elif isinstance(v, ast.Name) and (v.id in _COUNTS or v.id in symbols):
                 syms.append(_COUNTS[v.id] if v.id in _COUNTS else symbols.index(v.id))
+            else:
+                known = ", ".join([*_COUNTS, *symbols])
+                raise ValueError(f"entry: could not read {ast.unparse(v)!r} in {text!r}: expected a sum of products of "
+                                 f"numbers and {known}")  # fmt: skip
         return [(coef, syms)]
 
     return terms(ast.parse(text, mode="eval").body)

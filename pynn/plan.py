@@ -161,7 +161,7 @@ class Compiled(_core.PlanCache):
         if problem:
             return self._not_recorded(problem, self._eager(args, kwargs, tensors))
         args, kwargs = _core.restore([list(args), kwargs], own)
-        before = _core.structure_version()
+        before, versions = _core.structure_version(), [y._version for y in own]
         recorder.start(_where)
         try:
             out = self.fn(*args, **kwargs)
@@ -173,13 +173,14 @@ class Compiled(_core.PlanCache):
         results = flattened(out, flat)
         plan = _core.plan_of(recorder, own, flat)
         out = _core.rebuild(results, iter([_instead(v, own, tensors) for v in flat]))
+        written = [k for k, y in enumerate(own) if y._version != versions[k]]
+        for k in written:
+            _write_back(own[k], tensors[k])
         if plan is None:
             return self._not_recorded(recorder.why, out)
-        for k in plan.written_args:
+        for k in written:
             if tensors[k] is not ins[k] or not _core.same_memory(own[k], tensors[k]):
-                _write_back(own[k], tensors[k])
                 return self._not_recorded(f"argument tensor {k} is written, and not contiguous or part of another", out)
-            tensors[k]._bump()
         self.captures += 1
         self._failed = 0
         self.why = None

@@ -34,7 +34,13 @@ class Tensor(_core.TensorBase):
     def __new__(cls, data=None, dtype=None, requires_grad: bool = False):
         if data is None:
             return super().__new__(cls)
-        return tensor(data, dtype, requires_grad)
+        x = tensor(data, dtype)
+        if cls is not Tensor:
+            x, values = super().__new__(cls), x
+            x._rebind(values)
+        if requires_grad:
+            x.requires_grad = True
+        return x
 
     # ---- making ------------------------------------------------------------------------------
 
@@ -110,10 +116,10 @@ class Tensor(_core.TensorBase):
         return OPS.logical_or(self, other)
 
     def __eq__(self, other):
-        return OPS.eq(self, other)
+        return OPS.eq(self, other) if isinstance(other, _COMPARABLE) else NotImplemented
 
     def __ne__(self, other):
-        return OPS.ne(self, other)
+        return OPS.ne(self, other) if isinstance(other, _COMPARABLE) else NotImplemented
 
     def __lt__(self, other):
         return OPS.lt(self, other)
@@ -154,7 +160,7 @@ class Tensor(_core.TensorBase):
         return int(self.item())
 
     def __format__(self, spec):
-        return format(self.item(), spec) if self.ndim == 0 and spec else str(self) if not spec else repr(self)
+        return format(self.item(), spec) if self.ndim == 0 and spec else format(str(self), spec)
 
     def __array__(self, dtype=None, copy=None):
         view = self.numpy()
@@ -174,8 +180,11 @@ class Tensor(_core.TensorBase):
         return (1, 0)  # kDLCPU
 
     def __repr__(self):
+        if self.storage_ is None:
+            return f"tensor(<no values>, shape={self.shape}, dtype={self.dtype})"
         values = np.array2string(self.detach().numpy_copy(), separator=", ", prefix="tensor(", precision=4)
-        notes = "" if self.dtype in (float32, int64, bool_) else f", dtype={self.dtype}"
+        notes = f", shape={self.shape}" if self.size == 0 and self.ndim > 1 else ""
+        notes += "" if self.dtype in (float32, int64, bool_) else f", dtype={self.dtype}"
         if self.grad_fn is not None:
             notes += f", grad_fn=<{self.grad_fn.name}>"
         elif self.requires_grad:
@@ -237,17 +246,22 @@ class Tensor(_core.TensorBase):
         return self
 
     def register_hook(self, hook):
-        """Calls hook(gradient) when this tensor's gradient is known; what it returns replaces the gradient."""
+        """Calls hook(gradient) when this tensor's gradient is known; what it returns replaces the gradient.
+
+        Returns a handle, whose remove() takes the hook away; so does calling it.
+        """
         if not self.requires_grad:
             raise RuntimeError("register_hook: the tensor does not require grad")
+        if not callable(hook):
+            raise TypeError(f"register_hook: argument 'hook': expected a function, got {type(hook).__name__}")
         if self.is_leaf:
             hooks = self._hooks or []
             hooks.append(hook)
             self._set_hooks(hooks)
-            return lambda: hooks.remove(hook)
+            return HookHandle(lambda: hooks.remove(hook))
         node, k = self.grad_fn, _core.output_index(self)
         node._add_hook(k, hook)
-        return lambda: node._remove_hook(k, hook)
+        return HookHandle(lambda: node._remove_hook(k, hook))
 
     def retain_grad(self) -> None:
         """Keeps the gradient of a computed tensor in its `.grad`."""
@@ -289,8 +303,12 @@ class Tensor(_core.TensorBase):
             value = self._source(value, "assignment to an element: value")
         _check_history(value, "assignment to an element")
         target = self._writable()  # checks that it may be written before anything is
-        target[_numpy_key(key)] = value._array()
-        self._bump()
+        try:
+            target[_numpy_key(key)] = value._array()
+        except (IndexError, ValueError) as e:
+            raise type(e)(f"assignment to elements of shape {self.shape}: {e}") from None
+        finally:
+            self._bump()
 
     # ---- shapes ----------------------------------------------------------------------------------
 
@@ -386,6 +404,25 @@ class Tensor(_core.TensorBase):
 
     def dim(self) -> int:
         return self.ndim
+
+
+_COMPARABLE = (Tensor, int, float, np.ndarray, np.generic, list, tuple)  # with others, == is Python's own
+
+
+class HookHandle:
+    """What registering a hook of a tensor returns. remove(), or a call, takes the hook away; later ones do nothing."""
+
+    __slots__ = ("_take_away",)
+
+    def __init__(self, take_away):
+        self._take_away = take_away
+
+    def remove(self) -> None:
+        take_away, self._take_away = self._take_away, None
+        if take_away is not None:
+            take_away()
+
+    __call__ = remove
 
 
 def _method(name: str):

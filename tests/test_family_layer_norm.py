@@ -119,7 +119,7 @@ def test_bad_arguments():
             f(x, (3, 4), pynn.ones(4, 3))
         with pytest.raises(ValueError, match=rf"^{name}: argument 'normalized_shape': expected at least one dimension"):
             f(x, ())
-        with pytest.raises(TypeError, match=rf"^{name}: argument 'weight': expected dtype float32 as 'x' has"):
+        with pytest.raises(TypeError, match=rf"^{name}: argument 'x': expected dtype float64 as 'weight' has"):
             f(x, (3, 4), w.astype(np.float64))
         with pytest.raises(TypeError, match=rf"^{name}: argument 'x': expected a floating dtype, got int64"):
             f(x.astype(np.int64), (3, 4))

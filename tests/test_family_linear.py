@@ -224,3 +224,12 @@ def test_anomalies_are_found():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with pynn.detect_anomaly(), pytest.raises(FloatingPointError, match="linear_act made NaN"):
         model(tensor(np.array([[np.nan, 1]], np.float32)))
+
+
+def test_errors_name_the_layer():
+    """What is wrong with the input is said as of a Linear alone."""
+    model = nn.Sequential(nn.Linear(3, 2), nn.ReLU())
+    with pytest.raises(ValueError, match=r"^linear: argument 'W': expected shape \[O,I\] with I=4, got \(2, 3\)"):
+        model(pynn.randn(5, 4))
+    with pytest.raises(TypeError, match=r"^linear: argument 'x': expected dtype float32 as '[Wb]' has, got float64"):
+        model(tensor(np.ones((5, 3))))

@@ -48,10 +48,10 @@ def run(program, *args, **env):
     return done.stdout
 
 
-@pytest.mark.parametrize("threads", ["-fopenmp", "-pthread"])
-def test_par(tmp_path, threads):
-    """The team on OpenMP and on plain threads."""
-    assert "ok" in run(build(tmp_path, threads, "tests/c/test_par.c", "csrc/pn_par.c"))
+@pytest.mark.parametrize("wait", ["-DPN_FUTEX", "-DPN_NO_FUTEX"])
+def test_par(tmp_path, wait):
+    """The team, whose threads sleep on a futex or on a condition variable."""
+    assert "ok" in run(build(tmp_path, "-pthread", wait, "tests/c/test_par.c", "csrc/pn_par.c"))
 
 
 def test_alloc(tmp_path):
@@ -73,7 +73,7 @@ def test_math(tmp_path, form, dtype):
 def test_gemm(tmp_path, form, dtype):
     """Random products against their definition, to the bit."""
     level, more = form
-    flags = [*LEVELS[level].split(), *more.split(), f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={dtype}", "-fopenmp"]
+    flags = [*LEVELS[level].split(), *more.split(), f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={dtype}", "-pthread"]
     program = build(tmp_path, *flags, "tests/c/test_gemm.c", "csrc/pn_gemm.c", "csrc/pn_par.c")
     out = run(program, "2000" if FULL else "120", "7")
     assert re.search(r"largest error 0\.\d+ of its bound", out), out
@@ -84,7 +84,7 @@ def test_gemm(tmp_path, form, dtype):
 def test_blas(tmp_path, form, dtype):
     """The same products by way of a BLAS that adds in the same order, to the bit."""
     level, more = form
-    flags = [*LEVELS[level].split(), *more.split(), f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={dtype}", "-fopenmp"]
+    flags = [*LEVELS[level].split(), *more.split(), f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={dtype}", "-pthread"]
     sources = ["csrc/pn_blas.c", "csrc/pn_gemm.c", "csrc/pn_par.c"]
     out = run(build(tmp_path, *flags, "tests/c/test_blas.c", *sources), "2000" if FULL else "120", "7")
     assert "by gemv" in out
@@ -126,6 +126,6 @@ def test_core_without_python(tmp_path):
         pytest.skip("no objects of a build in place")
     if any(b"__asan_init" in Path(p).read_bytes() for p in objects[:1]):
         pytest.skip("the build is instrumented")
-    out = run(build(tmp_path, "-fopenmp", "tests/c/selftest.c", *objects))
+    out = run(build(tmp_path, "-pthread", "tests/c/selftest.c", *objects))
     for level in _core.isa_levels():
         assert f"selftest, {level}: ok" in out

@@ -149,6 +149,9 @@ def test_written_arguments():
     with pytest.raises(NotRecordable, match="is written, and not contiguous"):
         f(pynn.ones(3), big[::2])
     np.testing.assert_array_equal(big.numpy(), [2, 0, 2, 0, 2, 0])
+    g = pynn.compile(lambda x, out: (out.copy_(x * 2), x.sum().item()), strict=False)
+    g(pynn.ones(3) * 2, big[1::2])  # not recordable for another reason, and written all the same
+    np.testing.assert_array_equal(big.numpy(), [2, 4, 2, 4, 2, 4])
 
 
 def test_layouts_dtypes_and_shapes_have_plans_of_their_own():
@@ -350,7 +353,7 @@ def test_describe_and_profile(tmp_path):
     x, y = batches(1)[0]
     step(x, y)
     text = step.describe()
-    assert text.count("linear_bwd") == 2
+    assert "linear_bwd" in text
     assert "16x8 12x8 12" in text
     plan = step.plans[0]
     assert f"{plan.n_call} calls" in text

@@ -168,7 +168,7 @@ def test_workers_take_part():
     stats = _core.par_stats()
     assert stats["parallel"] > 0
     assert stats["chunks_by_workers"] > 0
-    assert stats["backend"] in ("openmp", "pthreads")
+    assert stats["backend"] == "pthreads"
 
 
 def test_bad_numbers_of_threads():
@@ -283,3 +283,42 @@ def test_training_is_the_same_for_any_number_of_threads():
             _core.set_num_threads(n)
             found.add(train() if n == 1 else with_team(train))
         assert len(found) == 1, f"{level}: bits depend on the number of threads"
+
+
+PLACES = """
+import os, numpy as np, pynn
+from pynn import _core, tensor
+_core.set_chunk_div(64)
+x = tensor(np.ones((100, 1000), "f4"))
+for _ in range(20):
+    pynn.tanh(x)
+masks = set()
+for task in os.listdir("/proc/self/task"):
+    with open(f"/proc/self/task/{task}/status") as f:
+        masks.add(next(line.split()[1] for line in f if line.startswith("Cpus_allowed_list")))
+s = _core.par_stats()
+print(pynn.get_num_threads(), s["team"], s["parallel"] > 0, *masks, sep="|")
+"""
+
+
+@linux
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs 2 CPUs")
+def test_settings_of_openmp_bind_no_thread():
+    """All threads may run where the process may: bound ones would share a CPU, and each region wait for both."""
+    cpus = sorted(os.sched_getaffinity(0))
+    every = run(PLACES, PYNN_NUM_THREADS="2", OMP_PROC_BIND="false").split("|")
+    assert every[:3] == ["2", "1", "True"]
+    for env in ({"OMP_PROC_BIND": "true"}, {"OMP_PROC_BIND": "close", "OMP_PLACES": f"{{{cpus[0]}}}"},
+                {"GOMP_CPU_AFFINITY": str(cpus[0])}, {"OMP_WAIT_POLICY": "active"}):  # fmt: skip
+        assert run(PLACES, PYNN_NUM_THREADS="2", **env).split("|") == every, env
+        n, team, parallel, *_ = run(PLACES, **env).split("|")
+        assert (int(n), int(team), parallel) == (len(cpus), len(cpus) - 1, "True"), env
+    assert run(PLACES, OMP_NUM_THREADS="1").split("|")[:3] == ["1", "0", "False"]
+    pinned = f"import os; os.sched_setaffinity(0, {{{cpus[0]}}})" + PLACES
+    assert run(pinned).split("|") == ["1", "0", "False", str(cpus[0])]
+
+
+@linux
+def test_no_openmp_runtime_is_loaded():
+    """libgomp ends the process where it cannot make a thread, and binds the thread that loads it."""
+    assert run('import pynn; print("gomp" in open("/proc/self/maps").read())') == "False"

@@ -277,7 +277,7 @@ PN_SCRATCH_FN(linear_bwd) {
 
 /* ---- with an activation -------------------------------------------------------------------------- */
 
-PN_FN(relu_fwd);
+void PN_NAME(relu_fwd)(pn_call *c); /* of activation.c: pn_gemm has it in its epilogue */
 
 PN_FN(linear_act_fwd) {
     pn_array *y = ARG(linear_act_fwd, y), arg[2] = {*y, *y};

@@ -172,14 +172,20 @@ cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int d
     cdef object shapes = None
     cdef TensorBase y
     cdef Spec *s
-    cdef int k
+    cdef int k, d
     if op.shape_fn is not None:
         shapes = op.shape_fn(tuple([None if x is None else x.shape for x in xs]), **params)
+        if not isinstance(shapes, (list, tuple)) or len(shapes) != op.n_out:
+            raise ValueError(f"{op.name}: expected {op.n_out} shapes, one for each output, from its shape, "
+                             f"got {shown(shapes)}")
     for k in range(op.n_out):
         s = &op.spec[op.n_in + k]
         y = blank()
         if shapes is None:
             spec_shape(s, dims, &y.a)
+            for d in range(y.a.ndim):
+                if y.a.shape[d] < 0:
+                    unknown_size(op, op.n_in + k)
         else:
             set_shape(&y.a, shapes[k])
         if s.kind == c'i':
@@ -194,6 +200,11 @@ cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int d
         allocate(y)
         outs.append(y)
     return outs
+
+
+cdef int unknown_size(OpBase op, int k) except -1:
+    raise ValueError(f"{op.name}: the arguments given do not tell the shape {spec_text(op, k)} of its output "
+                     f"'{op.out_names[k - op.n_in]}'")
 
 
 cdef void lay_out(OpBase op, pn_array *y, const pn_array *arr, int n) noexcept:

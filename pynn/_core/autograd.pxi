@@ -48,7 +48,7 @@ cdef list run_bwd(Node n, list dys, int need):
             full[k].dtype = PN_NONE
         else:
             full[k] = (<TensorBase>n.inputs[k]).a
-    match_inputs(op, full, n.params, &dims)
+    match_inputs(op, full, n.given, &dims)
     for k in range(op.n_out):
         kind = op.spec[op.n_in + k].kind
         if kind == c'T':
@@ -83,9 +83,9 @@ cdef list run_bwd(Node n, list dys, int need):
         outs.append(t)
         grads[k] = t
     if total > 0:
-        launch(b, arr, j, n.params, (<TensorBase>xs[0]).a.dtype, &dims, total)
+        launch(b, arr, j, n.given, (<TensorBase>xs[0]).a.dtype, &dims, total)
     if not pn_grad_off:
-        p = dict(n.params)
+        p = dict(n.given)
         p["_need"] = need
         record(b, tuple(xs), p, outs, -1, 0)
     return grads
@@ -118,7 +118,7 @@ cdef int fill_bwd_inputs(OpBase op, list xs, const pn_array *full, pn_array *arr
 cdef dict asked_of(Node n, list dys):
     """The parameters of a derived backward, `_need` less what no gradient comes in for: its formula computes
     no more than is asked of it here."""
-    cdef dict p = dict(n.params)
+    cdef dict p = dict(n.given)
     cdef int k, j = 0, need = p["_need"]
     for k in range(n.op.fwd.n_in):
         if n.op.fwd.spec[k].kind == c'T':
@@ -153,7 +153,7 @@ cdef list differentiate(Node n, list dys, int need, bint create_graph):
         leaves.append(leaf)
     pn_grad_off = 0
     try:
-        ys = n.op.formula(*leaves, **(n.params if n.op.fwd is None else asked_of(n, dys)))
+        ys = n.op.formula(*leaves, **(n.given if n.op.fwd is None else asked_of(n, dys)))
     finally:
         pn_grad_off = off
     ys = list(ys) if isinstance(ys, (tuple, list)) else [ys]

@@ -137,9 +137,9 @@ cdef class Entry:
     cdef Key key
     cdef readonly Plan plan
     cdef list guards
-    cdef public object form    # how the results are nested
-    cdef public int64_t structure
-    cdef public object modules  # describes the modules; None where they are not known
+    cdef readonly object form    # how the results are nested
+    cdef readonly int64_t structure
+    cdef readonly object modules  # describes the modules; None where they are not known
     cdef readonly int64_t used
 
 

@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import weakref
-from bisect import insort
+from bisect import insort as _insort
 from sys import _getframe
 
 import numpy as np
@@ -80,6 +80,9 @@ cdef extern from "pn.h" nogil:
     const pn_kernel_info *pn_kernel(int id) noexcept
     pn_fn pn_kernel_fn(int id, int dtype) noexcept
     pn_scratch_fn pn_kernel_scratch(int id, int dtype) noexcept
+
+cdef extern from "Python.h":
+    object PyDictProxy_New(object)
 
 cdef extern from *:
     """

@@ -17,7 +17,7 @@ cdef extern from *:
 cdef class Node:
     """One recorded call of an op."""
     cdef readonly OpBase op
-    cdef readonly dict params
+    cdef dict given              # the call's parameters
     cdef tuple inputs            # TensorBase or None each; None as a whole once freed
     cdef tuple shadows           # outputs without history: values where saved, husks where not
     cdef int n_out
@@ -47,6 +47,11 @@ cdef class Node:
     @property
     def name(self):
         return node_name(self)
+
+    @property
+    def params(self):
+        """The call's parameters by name."""
+        return PyDictProxy_New(self.given or _no_params)
 
     @property
     def ins(self):
@@ -87,7 +92,7 @@ cdef class Node:
             if self.save_in & (1 << k) and self.inputs[k] is not None:
                 rows.append(saved_row(self.op.in_names[k], self.inputs[k]))
         for k in range(self.n_out):
-            if self.save_out & (1 << k):
+            if self.save_out & (1 << k) and self.shadows is not None and self.shadows[k] is not None:
                 rows.append(saved_row(self.op.out_names[k], self.shadows[k]))
         return rows
 
@@ -168,7 +173,7 @@ cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int sa
     node_count += 1
     n.seq = node_count
     n.op = op
-    n.params = params
+    n.given = params
     n.inputs = inputs
     n.n_out = len(outs)
     n.save_in = save_in

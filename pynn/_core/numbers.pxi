@@ -148,3 +148,12 @@ cdef tuple sizes_in(OpBase op, dict params, str name):
         return tuple(v)
     except TypeError:
         bad_parameter(op, name, v, "a tuple of integers")
+
+
+cdef int fits_in(int dtype, object arr, str what) except -1:
+    """Python's integers do not wrap around silently."""
+    low, high = np.iinfo(_dtypes[dtype]).min, np.iinfo(_dtypes[dtype]).max
+    for v in (arr.min(), arr.max()):
+        if not low <= v <= high:
+            raise OverflowError(f"{what}: expected {low} <= value <= {high} for dtype {_dtypes[dtype]}, got {v}")
+    return 0

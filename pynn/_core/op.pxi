@@ -50,23 +50,28 @@ cdef class OpBase:
     cdef int named_max              # the most named dimensions beside a "..."
     cdef int n_term, n_byte_term    # of flops, and of bytes (0: the arguments and results, each once)
     cdef Term[MAX_TERM] term, byte_term
-    cdef readonly dict defaults
+    cdef dict preset
     cdef readonly tuple required    # parameters without a default
     cdef readonly object shape_fn, dtype_fn, py_kernel, vjp, formula
     cdef readonly object bwd        # the derived op of the first-order backward
     cdef readonly OpBase fwd        # on a derived op: what it is the backward of
 
+    @property
+    def defaults(self):
+        """The parameters' defaults by name; a type stands for a parameter that must be given."""
+        return PyDictProxy_New(self.preset)
+
     def __cinit__(self):  # so that an entry that was never set up can be called: it raises
         self.name = "an op without an entry"
         self.in_names = self.out_names = self.sym_names = self.par_names = self.required = self.needs = ()
         self.par_kinds = b""
-        self.defaults = {}
+        self.preset = {}
         self.kernel_id = -1
         self.promote = True
 
     def _set_name(self, str name, dict defaults):
         self.name = name
-        self.defaults = defaults
+        self.preset = defaults
         self.required = tuple([k for k, v in defaults.items() if isinstance(v, type)])
 
     def _set_specs(self, ins, outs, sym_names, int n_write=0):
@@ -175,8 +180,8 @@ cdef dict merged(OpBase op, dict params):
         if k not in params:
             raise TypeError(f"{op.name}: missing argument '{k}'")
     if not params:
-        return op.defaults
-    p = op.defaults.copy()
+        return op.preset
+    p = op.preset.copy()
     for k in params:
         if k not in p:
             raise TypeError(f"{op.name}: unexpected argument {k!r}; expected {', '.join(p) or 'no named arguments'}")

@@ -325,7 +325,7 @@ cdef int lay_out_pool(Plan p) except -1:
             at = max(at, (end + 63) // 64 * 64)
         b.offset = at
         p.pool_bytes = max(p.pool_bytes, at + b.nbytes)
-        insort(placed, k, key=lambda k: p.place[k].offset)
+        _insort(placed, k, key=lambda k: p.place[k].offset)
     return 0
 
 

@@ -22,6 +22,7 @@ cdef struct TapeCall:
     double cost
     Dims dims
 
+cdef char[64] _nothing
 cdef list _recorders = []    # those at work, on any thread
 cdef int64_t _recorder_count = 0
 
@@ -224,7 +225,10 @@ cdef class Recorder:
             mode = mode_of(op, i, c.n_arg)
             self.arg_mode[self.n_arg + i] = mode
             self.arg_buf[self.n_arg + i] = -1
-            if a.dtype == PN_NONE or c.arg[i].data == NULL or size_of(a) == 0:
+            if a.dtype == PN_NONE or c.arg[i].data == NULL:
+                continue
+            if size_of(a) == 0:
+                a.data = <void *>_nothing  # a kernel tells an argument without elements from one left out
                 continue
             k = self.find(c.arg[i].data)
             if k < 0:

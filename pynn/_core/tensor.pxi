@@ -273,6 +273,10 @@ cdef class TensorBase:
                                  f"got {g.shape} and {g.dtype}")
         set_grad(self, value)
 
+    @grad.deleter
+    def grad(self):
+        self._grad = None
+
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
         return bool(is_dense(&self.a))
@@ -452,15 +456,6 @@ def from_array(data, dtype=None, str what="data"):
     cdef object dst = to_numpy(t, True)
     np.copyto(dst, arr, casting="unsafe")
     return t
-
-
-cdef int fits_in(int dtype, object arr, str what) except -1:
-    """Python's integers do not wrap around silently."""
-    low, high = np.iinfo(_dtypes[dtype]).min, np.iinfo(_dtypes[dtype]).max
-    for v in (arr.min(), arr.max()):
-        if not low <= v <= high:
-            raise OverflowError(f"{what}: expected {low} <= value <= {high} for dtype {_dtypes[dtype]}, got {v}")
-    return 0
 
 
 def share_array(arr, str what="from_numpy: argument 'array'"):

@@ -71,9 +71,9 @@ def from_sample(op: Op, rng: np.random.Generator, dtype) -> tuple[list, dict] | 
             for a in args], params  # fmt: skip
 
 
-def cost(op: Op, args: list, params: dict, outs: list) -> tuple[float, float]:
+def cost(op: Op, args: list, params: dict, outs: list) -> tuple[int, float]:
     """(compulsory bytes, flops) of one forward call."""
-    nbytes = _core.bytes_of(op, tuple(args), tuple(outs), params)
+    nbytes = int(_core.bytes_of(op, tuple(args), tuple(outs), params))
     return nbytes, _core.flops_of(op, tuple(args), params, outs[0].size if outs else 0)
 
 

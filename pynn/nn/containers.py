@@ -90,7 +90,7 @@ class Sequential(_Numbered):
     """Modules applied one after the other. Takes them as arguments, or one dict of name → module.
 
     A slice is a Sequential that shares its modules with this one. A Linear and an activation behind it, neither
-    of them changed or hooked, are computed in one pass, with the same bits.
+    of them changed or hooked, become one operation where that is faster, with the same bits.
     """
 
     _plan: tuple[int, list] = (-1, [])  # (module, activation to apply with it or None), for that structure_version

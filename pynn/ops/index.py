@@ -385,6 +385,8 @@ def split(tensor, split_size_or_sections, dim=0):
     """Views of tensor along dim: of split_size each (the last may be smaller), or of the sizes in a list."""
     d = axis_of(dim, tensor.ndim, "split")
     n, sizes = tensor.shape[d], split_size_or_sections
+    if not isinstance(sizes, (int, tuple, list)):
+        raise TypeError(f"split: argument 'split_size_or_sections': expected an integer or a list, got {sizes!r}")
     if isinstance(sizes, int):
         if sizes < 0 or (sizes == 0 and n > 0):
             raise ValueError(f"split: argument 'split_size_or_sections': expected a positive size, got {sizes}")

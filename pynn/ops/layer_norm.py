@@ -91,7 +91,7 @@ def _errors(name, nones):
     x = np.zeros((2, 3))
     return [
         bad(ValueError, r"'weight': expected shape \[C\] with C=3, got \(4,\)$", x, np.ones(4), *nones),
-        bad(TypeError, "'weight': expected dtype float64 as 'x' has, got float32", x, np.ones(3, np.float32), *nones),
+        bad(TypeError, "'x': expected dtype float32 as 'weight' has, got float64", x, np.ones(3, np.float32), *nones),
         bad(TypeError, "'x': expected a floating dtype, got int64", np.zeros((2, 3), int), None, *nones),
     ]
 

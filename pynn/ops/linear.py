@@ -53,7 +53,7 @@ _linear = Op(
             ((np.ones((2, 3)), np.ones((4, 3), np.float32), None), {}, TypeError,
              r"linear: argument 'x': expected dtype float32 as 'W' has, got float64"),
             ((np.ones((2, 3)), np.ones((4, 3)), np.ones(4, np.float32)), {}, TypeError,
-             r"linear: argument 'b': expected dtype float64 as 'x' has, got float32")],
+             r"linear: argument 'b': expected dtype float64 as 'W' has, got float32")],
     doc="y = x·Wᵀ + b. Source: S0; S1 §2.8; S3 §2.",
 )  # fmt: skip
 
@@ -99,11 +99,19 @@ def activation_of(activation) -> Activation:
     return Activation(op, params, numbers, not op.save_out)
 
 
-def activated(x, w, b, act: Activation):
-    """act(x·Wᵀ + b), by one op unless a gradient will need what act is applied to."""
+def _activated(x, w, b, act: Activation):
     if act.by_x and _core.grad_enabled() and any(getattr(a, "requires_grad", False) for a in (x, w, b)):
         return act.op(_linear(x, w, b), **act.params)
     return _linear_act._apply((x, w, b), act.numbers)
+
+
+def activated(x, w, b, act: Activation):
+    """act(x·Wᵀ + b), by one op unless a gradient will need what act is applied to."""
+    try:
+        return _activated(x, w, b, act)
+    except (TypeError, ValueError):
+        _linear(x, w, b)  # raises what is wrong with the arguments in the name of the layer that was called
+        raise
 
 
 class _LinearAct(Op):
@@ -112,13 +120,15 @@ class _LinearAct(Op):
     __slots__ = ()
 
     def __call__(self, *args, activation=None, p=0.0, q=0.0, **params):
+        if params:
+            raise TypeError(f"linear_act: unexpected argument {next(iter(params))!r}; expected activation, p, q")
         if activation is None:
-            return super().__call__(*args, **params)
-        if params or len(args) > 3:
-            return super().__call__(*args, activation=activation, **params)  # which says what is wrong
+            return super().__call__(*args)  # which says what is missing
         names = OPS[activation].par_names if activation in OPS else ()
-        x, w, b = (*args, None, None, None)[:3]
-        return activated(x, w, b, activation_of((activation, dict(zip(names, (p, q))))))
+        act = activation_of((activation, dict(zip(names, (p, q)))))
+        if len(args) > 3:
+            return self._apply(args, act.numbers)  # which counts them
+        return _activated(*(*args, None, None, None)[:3], act)
 
 
 def _act_formula(x, w, b, activation, p, q, **numbers):

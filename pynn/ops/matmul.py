@@ -27,8 +27,11 @@ def matmul(a, b):
 
     Shapes: [..., M, K] × [..., K, N] → [..., M, N]; leading dimensions are broadcast.
     """
-    row, column = a.ndim == 1, b.ndim == 1
-    if a.ndim == 0 or b.ndim == 0:
+    m, n = a.ndim, b.ndim
+    if m > 1 and n > 1:  # most calls, and a small product costs little more than its call
+        return OPS.matmul(a, b)
+    row, column = m == 1, n == 1
+    if m == 0 or n == 0:
         raise ValueError(f"matmul: expected operands of at least 1 dimension, got shapes {a.shape} and {b.shape}")
     y = OPS.matmul(a.unsqueeze(0) if row else a, b.unsqueeze(1) if column else b)
     if column:

@@ -237,6 +237,7 @@ static double one_case(void) {
     if (chance(15)) g.k += 300 * below(4);
     if (chance(8))
         g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
+    if (chance(5)) g.m = 1 + below(20), g.n = 1 + below(20), g.k = 1800 + below(3000); /* k split */
     if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
     g.accumulate = chance(30);
     g.relu = chance(30);
@@ -368,7 +369,7 @@ static void bench(int threads, const shape *only) {
         if (posix_memalign((void **)&x[i], PN_ALIGN, n * sizeof(T))) exit(1);
         for (size_t j = 0; j < n; j++) x[i][j] = value();
     }
-    if (posix_memalign(&scratch, PN_ALIGN, (size_t)threads << 21)) exit(1);
+    if (posix_memalign(&scratch, PN_ALIGN, (size_t)64 << 20)) exit(1);
     if (only) bench_shape(only, threads, x, scratch);
     for (size_t k = 0; !only && k < sizeof shapes / sizeof *shapes; k++)
         bench_shape(&shapes[k], threads, x, scratch);

@@ -1,0 +1,100 @@
+/* pn_gemm_choices.h: every size at which pn_gemm does one thing rather than another.
+ *
+ * None of them touches a value, but for KC, which is part of an element's definition and thus the same
+ * everywhere. benchmarks/gemm_choices.py measures them: it builds pn_gemm.c with others and compares.
+ * float32 and float64 share the counts of elements that are about work, and have their own where it is
+ * about bytes; AVX-512's were reasoned from those of AVX2, on a machine that lacks it.
+ */
+#ifndef PN_GEMM_CHOICES_H
+#define PN_GEMM_CHOICES_H
+
+#include "pn_gemm.h"
+#include "pn_simd.h"
+
+/* A tile is MR rows by NV vectors: MR * NV sums, NV vectors of B and one of A fit the registers, of which
+ * there are 32, 32, 16 and 16. 14 x 2 of AVX-512 needs 16 loads for 28 FMA; 8 x 3 would need 11 for 24, but
+ * a panel of 48 columns would fill L1. 6 x 2 of AVX2 was faster than 4 x 3 for the same reason. */
+#define NV 2
+#define NR (NV * PN_VL)
+#if PN_VBYTES == 64
+#define MR 14
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
+#elif defined __aarch64__
+#define MR 8
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
+#elif PN_VBYTES == 32
+#define MR 6
+#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
+#else
+#define MR 4
+#define HEIGHTS(X) X(1) X(2) X(3) X(4)
+#endif
+
+/* Rows of B in a block of k: a panel of KC x NR takes half of a 32 KB L1 (all of it with AVX-512). */
+#define KC 256
+
+/* Rows of A that are packed at once, KC columns of them for half of a 512 KB L2, and columns of C from
+ * which on they are packed at all. */
+#ifndef MC
+#define MC 192
+#endif
+#ifndef PACK_A
+#define PACK_A 256
+#endif
+
+/* Columns of a chunk that packs its part of B itself, and how much of B it packs at once. */
+#ifndef NC
+#define NC 512
+#endif
+#ifndef WIDE_BYTES
+#define WIDE_BYTES 65536
+#endif
+#define WIDE (WIDE_BYTES / (KC * (int)sizeof(T)) / NR * NR)
+
+/* B is packed once for all chunks from so many rows of C on, so much of it at a time, in chunks of SLICE
+ * columns. */
+#ifndef SHARED_ROWS
+#define SHARED_ROWS (MC / 2)
+#endif
+#define SHARED_BYTES (1 << 23)
+#define SLICE (8 * NR)
+
+/* B's panels are read in place up to so many rows of C, or where all of B stays in L1. */
+#ifndef IN_PLACE
+#define IN_PLACE (8 * MR)
+#endif
+#ifndef SMALL_B
+#define SMALL_B (16384 / (int)sizeof(T))
+#endif
+
+/* k is split from so many blocks on, for up to so many elements of C. */
+#ifndef SPLIT_BLOCKS
+#define SPLIT_BLOCKS 8
+#endif
+#ifndef SPLIT_MOST
+#define SPLIT_MOST 16384
+#endif
+#define SPLIT_BYTES (1 << 22)
+
+/* Multiplications worth a chunk of their own, some 20 us, and enough chunks to keep a machine busy. */
+#ifndef CHUNK
+#define CHUNK (1 << 20)
+#endif
+#ifndef CHUNKS
+#define CHUNKS 8
+#endif
+
+/* Rows of what is packed that are fetched ahead. */
+#ifndef AHEAD
+#define AHEAD 4
+#endif
+
+/* One row of A: columns of sums at a time, rows of B read at once, vectors of columns turned by turns. */
+#define STRIP 2048
+#ifndef STREAMS
+#define STREAMS 8
+#endif
+#define GROUPS 4
+#define GROUP (GROUPS * PN_VL)
+
+#endif
