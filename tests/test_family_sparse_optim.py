@@ -185,13 +185,26 @@ def test_max_norm_where_the_norm_is_not_finite_and_errors():
     assert np.isnan(p.detach().numpy()).all()
 
 
-def test_adam_of_a_list_beyond_the_caches_is_adam():
+def test_max_norm_over_gradients_of_both_dtypes():
+    one, two = (leaves([[3.0, 4.0]], "float32") + leaves([[12.0]], "float64") for _ in range(2))
+    for params in (one, two):
+        set_grads(params, [[3.0, 4.0], [12.0]])
+    SGD(one, 1.0).step(max_norm=6.5)
+    clip_grad_norm_(two, 6.5)
+    SGD(two, 1.0).step()
+    np.testing.assert_allclose(values(one), [1.5, 2.0, 6.0], rtol=1e-6)
+    np.testing.assert_allclose(values(one), values(two), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [lambda p: Adam(p, 0.1), lambda p: SGD(p, 0.1, momentum=0.9)], ids=["adam", "sgd"])
+def test_lists_beyond_the_caches_are_stepped_as_short_ones(make):
     """Lists above a size fetch ahead: the values are the same."""
     n = 1_100_000
     start, (g,) = data(1, ((n,),), "float32")
     (p,), (q,) = leaves(start, "float32"), leaves([start[0][:1000]], "float32")
     for x, k in ((p, n), (q, 1000)):
-        opt = Adam([x], 0.1)
+        opt = make([x])
         set_grads([x], [g[0][:k]])
+        opt.step()
         opt.step()
     np.testing.assert_array_equal(p.detach().numpy()[:1000], q.detach().numpy())

@@ -5,12 +5,14 @@
  * adam    g = ±dp + wd p  (decoupled: p *= 1 - lr wd instead)
  *         m += (1 - beta1)(g - m);  v = beta2 v + (1 - beta2) g^2;  x = amsgrad ? max(x, v) : v
  *         p -= lr / (1 - beta1^t) m / (sqrt(x) / sqrt(1 - beta2^t) + eps)
- * grad_norm, grad_scale, grad_clamp    sum |x|^p;  x *= min(1, max_norm / (norm + 1e-6));  clamp(x)
+ * grad_norm                 sum |x|^p, or min(1, max_norm / (norm + 1e-6))
+ * grad_scale, grad_clamp    x *= min(1, max_norm / (norm + 1e-6));  clamp(x)
  *
- * A call's arguments are a few single tensors, then rows of equally many: for Adam lr and scale, which
- * g is multiplied by first (clipping to a norm), then (g, p, m, v, x, t) for each parameter. The large members of a row share one dense order of memory, so
- * that n elements are what a kernel sees; lr and the step count t are 0-d and float64 or float32. The
- * kernel counts t up after the pass. What depends on t is computed in double.
+ * A call has a few single tensors, then rows of equally many: for Adam lr and scale, which multiplies g
+ * first (clipping to a norm), then (g, p, m, v, x, t) for each parameter. The large members of a row
+ * share one dense order of memory, so that n elements are what a kernel sees; lr and the step count t
+ * are 0-d and float64 or float32. The kernel counts t up after the pass. What depends on t is computed
+ * in double.
  *
  * Threads share the list end to end: each tensor takes its size rounded up to UNIT elements, and a
  * chunk is a piece of that line. Tails run the vector code, padded, so that chunks do not change bits.
@@ -103,7 +105,7 @@ enum { SGD_G, SGD_P, SGD_B, SGD_T, SGD_WIDTH };
 
 typedef struct sgd {
     V sign, lr, decay, momentum, damp; /* sign carries scale; damp = 1 - tau */
-    int has_decay, has_momentum, nesterov;
+    int has_decay, has_momentum, nesterov, far;
 } sgd;
 
 static sgd sgd_of(const pn_value *par, double lr, double scale) {
@@ -132,11 +134,19 @@ PN_INLINE V sgd_vec(const sgd *s, V g, V p, V *b, int first) {
 }
 
 /* n elements; b may be absent */
-static void sgd_run(const sgd *s, const T *g, T *p, T *b, int64_t n, int first) {
+static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first) {
+    const sgd copy = *how, *s = &copy; /* in registers: a store to p cannot change it */
     int64_t i = 0;
     for (; !b && i + PN_VL <= n; i += PN_VL)
         pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
-    for (; i < n; i += PN_VL) {
+    for (; b && i + PN_VL <= n; i += PN_VL) {
+        V buf = pn_load(b + i);
+        if (s->far) __builtin_prefetch(g + i + AHEAD), __builtin_prefetch(p + i + AHEAD);
+        if (s->far) __builtin_prefetch(b + i + AHEAD);
+        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), &buf, first));
+        pn_store(b + i, buf);
+    }
+    if (i < n) {
         int64_t m = n - i;
         V now = pn_load_part(p + i, m, 0), buf = b ? pn_load_part(b + i, m, 0) : now;
         now = sgd_vec(s, pn_load_part(g + i, m, 0), now, b ? &buf : NULL, first);
@@ -156,6 +166,7 @@ static void sgd_span(const list *l, const pn_array *row, int64_t base, int64_t i
 PN_FN(sgd_step) {
     sgd s = sgd_of(c->par, number(ARG(sgd_step, lr)), number(ARG(sgd_step, scale)));
     list l = list_of(c, 2, SGD_WIDTH, SGD_P, 0, UNIT);
+    s.far = l.total * (int64_t)sizeof(T) > FAR;
     l.how = &s, l.span = sgd_span;
     list_run(c, &l);
     if (s.has_momentum) count_steps(&l, SGD_T);
@@ -434,7 +445,7 @@ static void norm_span(const list *l, const pn_array *row, int64_t base, int64_t 
 
 /* total, then rows of x, then scratch */
 PN_FN(grad_norm_step) {
-    norm s = {PAR(grad_norm_step, p).f, c->arg[c->n_arg - 1].data};
+    norm s = {.p = PAR(grad_norm_step, p).f, .part = c->arg[c->n_arg - 1].data};
     list l = list_of(c, 1, 1, 0, 1, BLOCK);
     int64_t n = l.total / BLOCK;
     l.how = &s, l.span = norm_span;
@@ -442,7 +453,13 @@ PN_FN(grad_norm_step) {
     for (int64_t half = 1; half < n; half *= 2)
         for (int64_t k = 0; k + half < n; k += 2 * half)
             s.part[k] = join(s.p, s.part[k], s.part[k + half]);
-    set_number(&c->arg[0], n ? s.part[0] : 0);
+    double total = n ? s.part[0] : 0, max_norm = PAR(grad_norm_step, max_norm).f;
+    if (max_norm >= 0) {
+        double norm = s.p == 2 ? sqrt(total) : s.p == 1 || isinf(s.p) ? total : pow(total, 1 / s.p);
+        double scale = max_norm / (norm + 1e-6);
+        total = scale >= 1 ? 1 : scale; /* NaN stays */
+    }
+    set_number(&c->arg[0], total);
 }
 PN_SCRATCH_FN(grad_norm_step) {
     return list_of(c, 1, 1, 0, 0, BLOCK).total / BLOCK * (int64_t)sizeof(double);

@@ -135,8 +135,10 @@ index rises and ends with numbers R, which stand for nothing (see merge_rows). W
 # ---- clipping ------------------------------------------------------------------------------------------
 
 grad_norm_step = ListEffect(
-    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n", params={"p": 2.0}, whole=True,
-    doc="total = Σ|x|ᵖ over every element of every x, or max|x| for p = ∞; in double, by blocks and a fixed tree.",
+    "grad_norm_step", "x_list[...]", "total[]:*", kernel="grad_norm_step", flops="2*n",
+    params={"p": 2.0, "max_norm": -1.0}, whole=True,
+    doc="total = Σ|x|ᵖ over every element of every x, or max|x| for p = ∞; in double, by blocks and a fixed tree. "
+        "With max_norm ≥ 0 the scale of clipping instead: min(1, max_norm/(total^(1/p) + 1e-6)).",
 )  # fmt: skip
 
 grad_scale_step = ListEffect(
@@ -161,7 +163,8 @@ def total_norm(grads: list[Tensor], p: float) -> Tensor:
     total = None
     for dtype in sorted({g.dtype for g in grads}, key=str):
         part = _core.empty((), np.float64)
-        _core.run_list(OPS.grad_norm_step, (part,), [(g,) for g in grads if g.dtype == dtype], {"p": p})
+        _core.run_list(OPS.grad_norm_step, (part,), [(g,) for g in grads if g.dtype == dtype],
+                       {"p": p, "max_norm": -1.0})  # fmt: skip
         if total is not None:
             part = OPS.maximum(total, part) if math.isinf(p) else OPS.add(total, part)
         total = part
@@ -170,6 +173,10 @@ def total_norm(grads: list[Tensor], p: float) -> Tensor:
     return total if p == 1 or math.isinf(p) else OPS.pow(total, 1 / p)
 
 
-def clip_scale(norm: Tensor, max_norm: float) -> Tensor:
-    """min(1, max_norm/(norm + 1e-6)): what clipping to max_norm multiplies gradients of that norm by."""
-    return OPS.minimum(OPS.div(max_norm, OPS.add(norm, 1e-6)), 1.0)
+def clip_scale(grads: list[Tensor], max_norm: float) -> Tensor:
+    """min(1, max_norm/(norm + 1e-6)): what clipping gradients to a 2-norm of max_norm multiplies them by."""
+    if len({g.dtype for g in grads}) > 1:
+        return OPS.minimum(OPS.div(max_norm, OPS.add(total_norm(grads, 2.0), 1e-6)), 1.0)
+    scale = _core.empty((), np.float64)
+    _core.run_list(OPS.grad_norm_step, (scale,), [(g,) for g in grads], {"p": 2.0, "max_norm": max_norm})
+    return scale

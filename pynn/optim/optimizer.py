@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import _core
 from ..autograd import enable_grad
-from ..ops.optim import clip_scale, gradients, total_norm
+from ..ops.optim import clip_scale, gradients
 from ..tensor import Tensor, tensor
 
 __all__ = ["Optimizer", "ParamGroup"]
@@ -158,7 +158,7 @@ class Optimizer:
         if not float(max_norm) >= 0:
             raise ValueError(f"step: argument 'max_norm': expected a number >= 0, got {max_norm}")
         grads = gradients(self._params())
-        return clip_scale(total_norm(grads, 2.0), float(max_norm)) if grads else _ONE
+        return clip_scale(grads, float(max_norm)) if grads else _ONE
 
     # ---- dictionaries --------------------------------------------------------------------------
 
