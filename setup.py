@@ -33,6 +33,8 @@ LEVELS = (
 KINDS = {"FLOATS": ["f32", "f64"], "NUMBERS": ["f32", "f64", "i64"], "BOOLS": ["i64"], "ANY": ["any"]}
 SHARED = {"pn_gemm": ["f32", "f64"], "pn_blas": ["f32", "f64"]}  # what several kernels call, in the same forms
 ONCE = ["cpu", "table", "pn_par", "pn_alloc"]
+# Integers wrap around, as NumPy's do. Unsigned detours would do so too, but gcc 12 loses terms of sums of them.
+OWN_FLAGS = {"i64": ["-fwrapv"]}
 CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra".split()
 
 
@@ -54,8 +56,8 @@ def units(build):
         for folder, stems in ((CSRC / "ops", forms()), (CSRC, SHARED)):
             for stem, dtypes in stems.items():
                 for t in dtypes:
-                    defines = [f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={t}"]
-                    yield folder / f"{stem}.c", build / f"{level}_{t}" / f"{stem}.o", [*flags, *defines]
+                    own = [f"-DPN_ISA_NAME={level}", f"-DPN_TNAME={t}", *OWN_FLAGS.get(t, [])]
+                    yield folder / f"{stem}.c", build / f"{level}_{t}" / f"{stem}.o", [*flags, *own]
 
 
 def stale(obj, command):

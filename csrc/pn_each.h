@@ -34,7 +34,7 @@ typedef int64_t VI;
 #define pn_select(m, a, b) ((m) ? (a) : (b))
 #define pn_vmax(a, b) ((a) > (b) ? (a) : (b))
 #define pn_vmin(a, b) ((a) < (b) ? (a) : (b))
-#define pn_abs(a) ((a) < 0 ? (T)(0 - (uint64_t)(a)) : (a)) /* wraps around, as NumPy's */
+#define pn_abs(a) ((a) < 0 ? -(a) : (a))
 #endif
 
 #define PN_BLOCK 256

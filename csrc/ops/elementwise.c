@@ -14,18 +14,13 @@
 #define ZERO pn_set1(0)
 #define BOOL(mask) pn_select(mask, ONE, ZERO)
 
-#if PN_KIND == PN_i64 /* integers wrap around, as NumPy's do */
-#define WRAP(a, op, b) ((T)((uint64_t)(a)op(uint64_t)(b)))
-#else
-#define WRAP(a, op, b) ((a)op(b))
-#endif
-
-PN_EACH(add_fwd, 2, 1, , y = WRAP(a, +, b);)
-PN_EACH(sub_fwd, 2, 1, , y = WRAP(a, -, b);)
-PN_EACH(mul_fwd, 2, 1, , y = WRAP(a, *, b);)
-PN_EACH(neg_fwd, 1, 1, , y = WRAP(ZERO, -, a);)
+/* Integers wrap around, as NumPy's do: i64 is compiled with -fwrapv. */
+PN_EACH(add_fwd, 2, 1, , y = a + b;)
+PN_EACH(sub_fwd, 2, 1, , y = a - b;)
+PN_EACH(mul_fwd, 2, 1, , y = a * b;)
+PN_EACH(neg_fwd, 1, 1, , y = ZERO - a;)
 PN_EACH(abs_fwd, 1, 1, , y = pn_abs(a);)
-PN_EACH(sign_fwd, 1, 1, , y = pn_select(a > ZERO, ONE, pn_select(a < ZERO, WRAP(ZERO, -, ONE), a));)
+PN_EACH(sign_fwd, 1, 1, , y = pn_select(a > ZERO, ONE, pn_select(a < ZERO, ZERO - ONE, a));)
 PN_EACH(maximum_fwd, 2, 1, , y = pn_vmax(a, b);)
 PN_EACH(minimum_fwd, 2, 1, , y = pn_vmin(a, b);)
 PN_EACH(where_fwd, 3, 1, , y = pn_select(a != ZERO, b, c);)

@@ -194,6 +194,7 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
     }
 
 #define ADD(a, b) ((a) + (b))
+#define MUL(a, b) ((a) * (b))
 #if PN_FLOAT
 #define IS_NAN(v) ((v) != (v))
 static inline T max_of(T a, T b) { return a != a ? a : b != b ? b : a > b ? a : b; }
@@ -210,7 +211,6 @@ static inline T hprod(V v) {
     for (int w = PN_VL / 2; w > 0; w /= 2) v *= pn_swap(v, w);
     return v[0];
 }
-#define MUL(a, b) ((a) * (b))
 #define LEAST ((T) - INFINITY)
 DEFINE(sum, ADD, ADD, pn_hsum, 0)
 DEFINE(prod, MUL, MUL, hprod, 1)
@@ -219,11 +219,9 @@ DEFINE(amin, pn_vmin, min_of, hmin, (T)INFINITY)
 #else
 #define IS_NAN(v) 0
 #define SELF(v) (v)
-static inline T wrapped(T a, T b) { return (T)((uint64_t)a + (uint64_t)b); }
-static inline T multiplied(T a, T b) { return (T)((uint64_t)a * (uint64_t)b); }
 #define LEAST INT64_MIN
-DEFINE(sum, wrapped, wrapped, SELF, 0)
-DEFINE(prod, multiplied, multiplied, SELF, 1)
+DEFINE(sum, ADD, ADD, SELF, 0)
+DEFINE(prod, MUL, MUL, SELF, 1)
 DEFINE(amax, pn_vmax, pn_vmax, SELF, INT64_MIN)
 DEFINE(amin, pn_vmin, pn_vmin, SELF, INT64_MAX)
 #endif

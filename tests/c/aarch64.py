@@ -31,7 +31,7 @@ def units():
             yield source, BUILD / f"{source.stem}.o", []
     for source, dtypes in stems.items():
         for t in sorted(dtypes):
-            yield source, BUILD / f"{source.stem}_{t}.o", ["-DPN_ISA_NAME=neon", f"-DPN_TNAME={t}"]
+            yield source, BUILD / f"{source.stem}_{t}.o", ["-DPN_ISA_NAME=neon", f"-DPN_TNAME={t}", *["-fwrapv"] * (t == "i64")]
     yield ROOT / "tests" / "c" / "selftest.c", BUILD / "selftest.o", []
 
 
