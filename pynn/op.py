@@ -39,6 +39,7 @@ __all__ = ["OPS", "Effect", "ListEffect", "Op"]
 
 _ARG = re.compile(r"(\w+)\[([^\]]*)\](\?)?(?::([TCAib*])(?:<(\w+))?)?")
 _KERNELS = _core.kernels()
+LAYOUTS = ("any", "dense", "nhwc")  # that kernels want, as the engine numbers them
 _COUNTS = {"n": -1, "item": -2, "lead": -3}  # in flops and bytes, beside the named dimensions
 
 
@@ -135,7 +136,8 @@ class Op(_core.OpBase):
         params: {name: default}; a type in place of a default makes it required.
         shape: shape(in_shapes, **params) → shapes of the outputs, where the strings cannot say them.
         dtype: dtype(*in_dtypes, **params) of outputs of kind *.
-        layout: "any" strides, or "dense" where the kernel wants row-major arguments.
+        layout: "any" strides, "dense" where the kernel wants row-major arguments, or "nhwc": 4-D arguments and
+            results are channels-last, logically N,C,H,W and stored N,H,W,C; others row-major.
         like: the result takes the memory layout of the first 4-D operand (elementwise ops).
         promote: whether mixed dtypes are promoted; layers raise instead.
         compares: a comparison of two inputs, which is exact for Python integers beyond the other's dtype.
@@ -215,7 +217,7 @@ class Op(_core.OpBase):
         self._set_flops(parse_flops(flops, symbols))
         if bytes is not None:
             self._set_bytes(parse_flops(bytes, symbols))
-        self._bind_kernel(kernel, layout == "dense", like, promote)
+        self._bind_kernel(kernel, LAYOUTS.index(layout), like, promote)
         save_in, save_out = self._save_masks(saves, bool(vjp or bwd_formula))
         py_kernel = kernel if callable(kernel) else None
         self._set_rules(shape, dtype, py_kernel, vjp, formula, save_in, save_out, view)
@@ -237,10 +239,10 @@ class Op(_core.OpBase):
             save_in = (1 << self.n_in) - 1
         return save_in, sum(1 << k for k, n in enumerate(self.out_names) if n in names)
 
-    def _bind_kernel(self, kernel: str | Callable | None, dense: bool, like: bool, promote: bool) -> None:
+    def _bind_kernel(self, kernel: str | Callable | None, layout: int, like: bool, promote: bool) -> None:
         """Looks up a C kernel and compares its line in kernels.inc with the entry."""
         if not isinstance(kernel, str):
-            self._set_kernel(-1, (), b"", False, dense, like, promote)
+            self._set_kernel(-1, (), b"", False, layout, like, promote)
             return
         if kernel not in _KERNELS:
             raise ValueError(f"{self.name}: there is no kernel {kernel!r} in csrc/kernels.inc")
@@ -257,7 +259,7 @@ class Op(_core.OpBase):
         kinds = "".join(
             "f" if self.defaults[p] is float or isinstance(self.defaults[p], float) else "i" for p in k_pars
         )
-        self._set_kernel(number, k_pars, kinds.encode(), scratch, dense, like, promote)
+        self._set_kernel(number, k_pars, kinds.encode(), scratch, layout, like, promote)
 
     def _derive_bwd(self, kernel: str | Callable, save_in: int, save_out: int) -> Op:
         """The op of the first-order backward, whose own derivative comes from the formula."""
@@ -275,7 +277,7 @@ class Op(_core.OpBase):
         b._set_name(self.name + "_bwd", {**self.defaults, "_need": -1})
         b._set_specs(b.in_specs, b.out_specs, self.sym_names, 0)
         b._set_flops(parse_flops(self.flops, list(self.sym_names)))
-        b._bind_kernel(kernel, self.rows, self.like, True)
+        b._bind_kernel(kernel, LAYOUTS.index(self.layout), self.like, True)
         if self.bwd_formula is not None:
             formula = _asking(self.bwd_formula, [k for k, s in enumerate(self.in_specs) if s[3] == "T"])
         else:

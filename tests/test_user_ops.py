@@ -259,3 +259,30 @@ def test_registry():
     assert {op.name for op in OPS} >= {"add", "matmul", "sum_to"}
     assert repr(OPS.add) == "<op add>"
     assert pynn.OPS.matmul.__doc__.startswith("matmul(a[...,M,K] b[...,K,N])")
+
+
+def test_an_op_may_ask_for_channels_last():
+    """Its 4-D results are channels-last, whatever comes in; a leaf's gradient is laid out as the leaf."""
+
+    def kernel(outs, ins):
+        outs[0][...] = ins[0] * ins[1][:, None, None]
+
+    def back(outs, ins):
+        outs[0][...] = ins[0] * ins[2][:, None, None]
+
+    scaled = Op(
+        "scaled_channels", "x[N,C,H,W] w[C]", "y[N,C,H,W]", kernel=kernel, bwd=back, layout="nhwc", register=False,
+        formula=lambda x, w: x * OPS.reshape(w, shape=(-1, 1, 1)),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    a, w = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal(6)[::2]
+    last = np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    for form in (a, last, a[:, :, ::-1], a[:, :, :1], a[:, :1], a[:0]):
+        x, v = pynn.from_numpy(form).detach(), pynn.from_numpy(w[: form.shape[1]])
+        x.requires_grad = True
+        y = scaled(x, v)
+        assert y.is_channels_last()
+        np.testing.assert_array_equal(y.numpy_copy(), form * w[: form.shape[1], None, None])
+        y.sum().backward()
+        assert x.grad.is_channels_last() == x.is_channels_last()
+        np.testing.assert_array_equal(x.grad.numpy(), np.broadcast_to(w[: form.shape[1], None, None], form.shape))

@@ -83,7 +83,7 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
         x = <TensorBase>outs[k]
         arr[op.n_in + k] = x.a
         total += size_of(&x.a)
-    if op.rows:
+    if op.order != ANY_ORDER:
         held = conform(op, arr, op.n_in - op.n_write)
     if total > 0 or op.n_out == 0 or has_indices(op, arr):
         launch(op, arr, op.n_in + op.n_out, params, dtype, &dims, total)
@@ -128,7 +128,7 @@ cdef int check_written(OpBase op, tuple xs, const pn_array *arr) except -1:
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and cannot be broadcast from "
                              f"{x.shape} to {shape_tuple(&arr[k])}")
         check_distinct(op, k, x)
-        if op.rows and not is_dense(&x.a):
+        if op.order != ANY_ORDER and not is_dense(&x.a):
             raise ValueError(f"{op.name}: argument '{op.in_names[k]}' is written and must be row-major, got strides "
                              f"{x.strides}")
     return 0
@@ -208,8 +208,11 @@ cdef int unknown_size(OpBase op, int k) except -1:
 
 
 cdef void lay_out(OpBase op, pn_array *y, const pn_array *arr, int n) noexcept:
-    """Strides of a fresh result: channels-last where an elementwise op's first 4-D operand is."""
+    """Strides of a fresh result: channels-last where the entry says so, or an elementwise op's first 4-D operand is."""
     cdef int k
+    if op.order == CHANNELS_LAST and y.ndim == 4:
+        nhwc_strides(y)
+        return
     if op.like and y.ndim == 4:
         for k in range(n):
             if arr[k].dtype != PN_NONE and same_shape(y, &arr[k]):
@@ -221,15 +224,28 @@ cdef void lay_out(OpBase op, pn_array *y, const pn_array *arr, int n) noexcept:
 
 
 cdef list conform(OpBase op, pn_array *arr, int n):
-    """Dense copies, held by the list, of those of arr[:n] that are not row-major."""
+    """Copies, held by the list, of those of arr[:n] that are not laid out as the entry asks."""
     cdef list held = []
     cdef TensorBase t
     cdef int k
     for k in range(n):
-        if arr[k].dtype != PN_NONE and not is_dense(&arr[k]):
+        if arr[k].dtype == PN_NONE:
+            continue
+        if op.order == CHANNELS_LAST and arr[k].ndim == 4:
+            if is_nhwc(&arr[k]):
+                nhwc_strides(&arr[k])  # as a kernel expects them, also along dimensions of size 1
+                continue
+            t = blank()
+            t.a = arr[k]
+            nhwc_strides(&t.a)
+            allocate(t)
+            copy_into(&arr[k], &t.a)
+        elif is_dense(&arr[k]):
+            continue
+        else:
             t = dense_copy(&arr[k])
-            arr[k] = t.a
-            held.append(t)
+        arr[k] = t.a
+        held.append(t)
     return held
 
 

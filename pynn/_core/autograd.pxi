@@ -64,7 +64,7 @@ cdef list run_bwd(Node n, list dys, int need):
     memory = [(<TensorBase>x).storage for x in xs if x is not None]  # as in execute
     see_all(xs)
     j = fill_bwd_inputs(op, xs, full, arr)
-    held = conform(op, arr, j) if op.rows else None
+    held = conform(op, arr, j) if op.order != ANY_ORDER else None
     for k in range(op.n_in):
         if op.spec[k].kind != c'T':
             continue

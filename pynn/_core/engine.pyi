@@ -146,7 +146,7 @@ class OpBase:
     @property
     def promote(self) -> bool: ...
     @property
-    def rows(self) -> bool: ...
+    def order(self) -> int: ...
     @property
     def like(self) -> bool: ...
     @property
@@ -184,7 +184,7 @@ class OpBase:
         par_names: Sequence[str],
         par_kinds: bytes,
         has_scratch: bool,
-        rows: bool,
+        order: int,
         like: bool,
         promote: bool,
     ) -> None: ...

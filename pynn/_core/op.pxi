@@ -16,6 +16,9 @@ cdef struct Spec:
     bint optional
     int bound            # symbol below which an index must lie, -1: none
 
+cdef enum:  # the places of pynn.op.LAYOUTS
+    ANY_ORDER, ROW_MAJOR, CHANNELS_LAST
+
 cdef struct Dims:
     int64_t[MAX_SYM] sym  # -1 while unbound
     pn_array ell          # the dimensions that "..." stands for, broadcast over the inputs
@@ -41,7 +44,8 @@ cdef class OpBase:
     cdef readonly tuple needs       # of a list effect: (input, parameter that asks for it) each
     cdef Spec[MAX_ARG] spec         # inputs, then outputs
     cdef readonly int kernel_id     # -1: no C kernel
-    cdef readonly bint has_scratch, promote, rows, like
+    cdef readonly bint has_scratch, promote, like
+    cdef readonly int order         # of memory, that the kernel wants
     cdef public bint compares       # a comparison of two inputs: their order alone matters
     cdef readonly bint whole        # an effect that writes its tensors whole, without a look at what they held
     cdef readonly bytes par_kinds
@@ -113,14 +117,14 @@ cdef class OpBase:
             if not columns:
                 self.n_fixed = n
 
-    def _set_kernel(self, int kernel_id, par_names, bytes par_kinds, bint has_scratch, bint rows, bint like,
+    def _set_kernel(self, int kernel_id, par_names, bytes par_kinds, bint has_scratch, int order, bint like,
                     bint promote):
         check_kernel(kernel_id)
         self.kernel_id = kernel_id
         self.par_names = tuple(par_names)
         self.par_kinds = par_kinds
         self.has_scratch = has_scratch
-        self.rows = rows
+        self.order = order
         self.like = like
         self.promote = promote
 
