@@ -284,5 +284,6 @@ def test_an_op_may_ask_for_channels_last():
         assert y.is_channels_last()
         np.testing.assert_array_equal(y.numpy_copy(), form * w[: form.shape[1], None, None])
         y.sum().backward()
-        assert x.grad.is_channels_last() == x.is_channels_last()
+        if x.is_contiguous() or x.is_channels_last():
+            assert x.grad.is_channels_last() == x.is_channels_last()
         np.testing.assert_array_equal(x.grad.numpy(), np.broadcast_to(w[: form.shape[1], None, None], form.shape))

@@ -19,7 +19,7 @@ KINDS = {"FLOATS": {"f32", "f64"}, "NUMBERS": {"f32", "f64", "i64"}, "BOOLS": {"
 
 
 def units():
-    """(source, object, definitions) of every translation unit."""
+    """(source, object, flags) of every translation unit."""
     stems = {}
     table = (CSRC / "kernels.inc").read_text()
     for stem, kind in re.findall(r"^PN_KERNEL\((\w+),\s*\w+,\s*(\w+),", table, re.M):
@@ -31,13 +31,14 @@ def units():
             yield source, BUILD / f"{source.stem}.o", []
     for source, dtypes in stems.items():
         for t in sorted(dtypes):
-            yield source, BUILD / f"{source.stem}_{t}.o", ["-DPN_ISA_NAME=neon", f"-DPN_TNAME={t}", *["-fwrapv"] * (t == "i64")]
+            own = ["-fwrapv"] if t == "i64" else []
+            yield source, BUILD / f"{source.stem}_{t}.o", ["-DPN_ISA_NAME=neon", f"-DPN_TNAME={t}", *own]
     yield ROOT / "tests" / "c" / "selftest.c", BUILD / "selftest.o", []
 
 
 def compile_one(unit):
-    source, obj, defines = unit
-    subprocess.run([CC, *CFLAGS, f"-I{CSRC}", *defines, "-c", source, "-o", obj], check=True)
+    source, obj, own = unit
+    subprocess.run([CC, *CFLAGS, f"-I{CSRC}", *own, "-c", source, "-o", obj], check=True)
     return obj
 
 
