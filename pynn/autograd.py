@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from . import _core
-from .tensor import Tensor
+from .tensor import Tensor, operand
 
 __all__ = ["backward", "detect_anomaly", "enable_grad", "grad", "hvp", "is_grad_enabled", "jvp", "no_grad", "vjp"]
 
@@ -145,11 +145,12 @@ def grad(
     return tuple(_core.run_backward(_listed(outputs), grad_outputs, xs, create_graph, retain, allow_unused, "grad"))
 
 
-def _leaves(inputs, create_graph: bool) -> list[Tensor]:
+def _leaves(inputs, create_graph: bool, what: str) -> list[Tensor]:
     from .op import OPS
 
     leaves = []
     for x in _listed(inputs):
+        x = operand(x, f"{what}: argument 'inputs'")
         x = OPS.alias(x) if create_graph and x.requires_grad else x.detach()
         x.requires_grad = True
         leaves.append(x)
@@ -181,7 +182,7 @@ def vjp(func: Callable, inputs, v=None, create_graph: bool = False):
 
     v has the shape of the output (a list of shapes for several); it may be left out for a scalar.
     """
-    leaves = _leaves(inputs, create_graph)
+    leaves = _leaves(inputs, create_graph, "vjp")
     with enable_grad():
         ys = func(*leaves)
     gs = _core.run_backward(_listed(ys), v, leaves, create_graph, create_graph, True, "vjp")
@@ -193,7 +194,7 @@ def jvp(func: Callable, inputs, v=None, create_graph: bool = False):
 
     v has the shapes of the inputs; it may be left out for scalars.
     """
-    leaves = _leaves(inputs, create_graph)
+    leaves = _leaves(inputs, create_graph, "jvp")
     if v is None and any(x.size != 1 for x in leaves):
         raise ValueError("jvp: argument 'v': expected a direction of the inputs' shapes, got none")
     vs = [Tensor.ones_like(x) for x in leaves] if v is None else _directions(v, leaves, "jvp")
@@ -218,7 +219,7 @@ def jvp(func: Callable, inputs, v=None, create_graph: bool = False):
 
 def hvp(func: Callable, inputs, v, create_graph: bool = False):
     """(func(*inputs), H v) for a scalar func: the exact Hessian–vector product by a second backward (S1 §2.11)."""
-    leaves = _leaves(inputs, create_graph)
+    leaves = _leaves(inputs, create_graph, "hvp")
     vs = _directions(v, leaves, "hvp")
     with enable_grad():
         y = func(*leaves)

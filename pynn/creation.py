@@ -9,7 +9,7 @@ import numpy as np
 
 from . import _core, random
 from .op import OPS
-from .tensor import Tensor, float32
+from .tensor import Tensor, float32, number, takes_tensor
 from .tensor import full as _full
 
 __all__ = [
@@ -51,6 +51,7 @@ def full(size, fill_value, *, dtype=None, requires_grad=False) -> Tensor:
     return _leaf(_full(size, fill_value, dtype or Tensor(fill_value).dtype), requires_grad)
 
 
+@takes_tensor
 def zeros_like(input, *, dtype=None, requires_grad=False) -> Tensor:
     """0 of input's shape, and of its dtype and layout if no dtype is given."""
     if dtype is not None and np.dtype(dtype) != input.dtype:
@@ -58,26 +59,31 @@ def zeros_like(input, *, dtype=None, requires_grad=False) -> Tensor:
     return _leaf(Tensor.zeros_like(input), requires_grad)
 
 
+@takes_tensor
 def ones_like(input, *, dtype=None, requires_grad=False) -> Tensor:
     """1 of input's shape, and of its dtype if none is given."""
     return full_like(input, 1, dtype=dtype, requires_grad=requires_grad)
 
 
+@takes_tensor
 def full_like(input, fill_value, *, dtype=None, requires_grad=False) -> Tensor:
     """fill_value of input's shape, and of its dtype if none is given."""
     return full(input.shape, fill_value, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
+@takes_tensor
 def empty_like(input, *, dtype=None, requires_grad=False) -> Tensor:
     """Of input's shape, and of its dtype if none is given, the values not set."""
     return empty(input.shape, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
+@takes_tensor
 def rand_like(input, *, generator=None, dtype=None, requires_grad=False) -> Tensor:
     """pynn.rand of input's shape, and of its dtype if none is given."""
     return random.rand(input.shape, generator=generator, dtype=dtype or input.dtype, requires_grad=requires_grad)
 
 
+@takes_tensor
 def randn_like(input, *, generator=None, dtype=None, requires_grad=False) -> Tensor:
     """pynn.randn of input's shape, and of its dtype if none is given."""
     return random.randn(input.shape, generator=generator, dtype=dtype or input.dtype, requires_grad=requires_grad)
@@ -86,6 +92,8 @@ def randn_like(input, *, generator=None, dtype=None, requires_grad=False) -> Ten
 def arange(start, end=None, step=1, *, dtype=None, requires_grad=False) -> Tensor:
     """start, start + step, … before end; arange(end) starts at 0. int64 where all are integers, else float32."""
     start, end = (0, start) if end is None else (start, end)
+    for name, v in (("start", start), ("end", end), ("step", step)):
+        number(v, f"arange: argument '{name}'")
     if step == 0:
         raise ValueError("arange: argument 'step': expected a number other than 0, got 0")
     whole = all(isinstance(v, (int, np.integer)) for v in (start, end, step))
@@ -108,11 +116,13 @@ def eye(n: int, m: int | None = None, *, dtype=None, requires_grad=False) -> Ten
     return _leaf(Tensor(np.eye(n, m), dtype=dtype or float32), requires_grad)
 
 
+@takes_tensor
 def tril(input, diagonal: int = 0) -> Tensor:
     """The last two dimensions' elements on and below a diagonal (0: the main one, > 0: above it), 0 elsewhere."""
     return _triangle(input, diagonal, "tril", False)
 
 
+@takes_tensor
 def triu(input, diagonal: int = 0) -> Tensor:
     """The last two dimensions' elements on and above a diagonal (0: the main one, > 0: above it), 0 elsewhere."""
     return _triangle(input, diagonal - 1, "triu", True)

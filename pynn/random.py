@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _core
 from .op import OPS
-from .tensor import Tensor, from_numpy
+from .tensor import Tensor, from_numpy, number, takes_tensor
 
 __all__ = [
     "Generator", "bernoulli", "default_generator", "initial_seed", "manual_seed", "normal", "rand", "randint", "randn",
@@ -135,6 +135,7 @@ def randn(*size, generator=None, dtype=None, requires_grad=False) -> Tensor:
 
 def uniform(low=0.0, high=1.0, size=(), *, generator=None, dtype=None, requires_grad=False) -> Tensor:
     """Uniform numbers in [low, high) of shape size."""
+    low, high = number(low, "uniform: argument 'low'"), number(high, "uniform: argument 'high'")
 
     def draw(g, a):
         g.random(out=a, dtype=a.dtype)
@@ -180,6 +181,7 @@ def randint(*args, low=None, high=None, size=None, generator=None, dtype=np.int6
         raise TypeError(f"randint: expected high and size, or low, high and size, got {len(args)} positional arguments")
     given.update(zip(free, args))
     low, high, size = given["low"] or 0, given["high"], given["size"]
+    low, high = number(low, "randint: argument 'low'"), number(high, "randint: argument 'high'")
     if not low < high:
         raise ValueError(f"randint: expected low < high, got low={_core.shown(low)} and high={_core.shown(high)}")
     if low < -(2**63) or high > 2**63:
@@ -196,6 +198,7 @@ def randperm(n: int, *, generator=None, dtype=np.int64) -> Tensor:
     return Tensor(_stream(generator).permutation(n), dtype=dtype)
 
 
+@takes_tensor
 def bernoulli(input, p=None, *, generator=None) -> Tensor:
     """1 with probability input (or p, for input's shape), else 0; of input's dtype.
 

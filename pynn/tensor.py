@@ -7,6 +7,7 @@ an op of pynn/ops, found in the registry OPS.
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 
 import numpy as np
@@ -462,6 +463,41 @@ def _check_history(source: Tensor, what: str) -> None:
 def _sizes(args) -> tuple[int, ...]:
     """reshape(2, 3) and reshape((2, 3)) alike."""
     return tuple(args[0]) if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+
+
+def operand(x, what: str) -> Tensor:
+    """x as an op takes it: arrays, lists and numbers become constants. Raises a TypeError that begins with what."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, (np.ndarray, np.generic, list, tuple, int, float)):
+        return _core.from_array(x, None, what)
+    raise TypeError(f"{what}: expected a Tensor, an array or a number, got {type(x).__name__}")
+
+
+def takes_tensor(fn):
+    """fn with a first argument that is a Tensor, opened to all that ops take."""
+    arg = fn.__code__.co_varnames[0]
+    what = f"{fn.__name__.rstrip('_')}: argument '{arg}'"
+
+    @functools.wraps(fn)
+    def wrapped(*args, **kwargs):
+        if args:
+            if type(args[0]) is not Tensor:
+                args = (operand(args[0], what), *args[1:])
+        elif arg in kwargs:
+            kwargs[arg] = operand(kwargs[arg], what)
+        return fn(*args, **kwargs)
+
+    return wrapped
+
+
+def number(v, what: str):
+    """v, a real number of Python's or NumPy's, or the one in a tensor. Raises a TypeError that begins with what."""
+    if isinstance(v, (int, float, np.integer, np.floating)):
+        return v
+    if isinstance(v, (Tensor, np.ndarray)) and v.size == 1 and v.dtype.kind in "fiub":
+        return v.item()
+    raise TypeError(f"{what}: expected a number, got {_core.shown(v)}")
 
 
 def axis_of(dim: int, ndim: int, what: str) -> int:

@@ -223,6 +223,8 @@ def tests_fail(paths, ops, isa):
         run = subprocess.run(command, cwd=COPY, env=env, capture_output=True, text=True, timeout=TIMEOUT)
     except subprocess.TimeoutExpired:
         return True, "timed out"
+    if run.returncode < 0:
+        return True, f"ended by signal {-run.returncode}"
     lines = run.stdout.strip().splitlines() or [run.stderr.strip()[-200:]]
     if run.returncode == 5:
         return False, "no test has the op's name"

@@ -33,6 +33,18 @@ def test_clip_grad_norm_and_grad_scale_against_numpy(dtype, p, max_norm):
         np.testing.assert_array_equal(values([q.grad for q in params[:-1]]), flat)
 
 
+def test_small_norms_are_clipped_with_the_1e_6_that_is_added():
+    for p_norm in (2.0, math.inf):
+        (p,) = leaves([np.zeros(1)], "float64")
+        set_grads([p], [np.array([3e-6])])
+        clip_grad_norm_(p, 2e-6, p_norm)
+        np.testing.assert_allclose(p.grad.tolist(), [3e-6 * 2e-6 / (3e-6 + 1e-6)], rtol=1e-12)
+    (p,) = leaves([np.zeros(1)], "float64")
+    set_grads([p], [np.array([3e-6])])
+    pynn.optim.SGD([p], lr=1.0).step(max_norm=2e-6)
+    np.testing.assert_allclose(p.tolist(), [-3e-6 * 2e-6 / (3e-6 + 1e-6)], rtol=1e-12)
+
+
 def test_clip_grad_norm_of_both_dtypes_and_other_layouts():
     (a,), _ = data(1, ((2, 3, 5, 4),), "float32")
     for p_norm in (1, 2, math.inf):

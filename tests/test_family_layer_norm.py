@@ -117,7 +117,9 @@ def test_bad_arguments():
             f(x, 3)
         with pytest.raises(ValueError, match=rf"^{name}: argument 'weight': expected shape \(3, 4\), got \(4, 3\)$"):
             f(x, (3, 4), pynn.ones(4, 3))
-        with pytest.raises(ValueError, match=rf"^{name}: argument 'normalized_shape': expected at least one dimension"):
+        with pytest.raises(
+            ValueError, match=rf"^{name}: argument 'normalized_shape': expected sizes of at least one dimension"
+        ):
             f(x, ())
         with pytest.raises(TypeError, match=rf"^{name}: argument 'x': expected dtype float64 as 'weight' has"):
             f(x, (3, 4), w.astype(np.float64))

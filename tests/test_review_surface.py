@@ -144,7 +144,9 @@ def test_small_things_that_failed():
 
 
 SIGNALS = """
-import signal, threading, time
+import faulthandler, signal, threading, time
+faulthandler.dump_traceback_later(100, exit=True)  # should it hang, where
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 import numpy as np, pynn
 from pynn import _core
 
@@ -189,9 +191,8 @@ print(hits, pynn.is_grad_enabled(), _core.set_anomaly(False), np.isfinite(x.grad
 
 
 def test_interrupts_leave_everything_usable():
-    command = [sys.executable, "-X", "faulthandler", "-c", SIGNALS]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.stdout.split() == ["20", "True", "False", "True"], done.stderr[-2000:]
+    done = subprocess.run([sys.executable, "-c", SIGNALS], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["20", "True", "False", "True"], done.stderr[-3000:]
 
 
 def test_threads_that_walk_one_graph_or_feed_one_leaf():
@@ -243,3 +244,77 @@ def test_deep_things_are_freed_without_recursion():
         hooked = y
     del x, y, hooked
     gc.collect()
+
+
+def composed():
+    """(how it is called, the function, what it needs beside its first argument) of functions written in Python."""
+    more = {"chunk": (2,), "split": (1,), "cumsum": (0,), "flip": (0,), "roll": (1,), "gather": (0, [[0], [1]]),
+            "take_along_dim": ([[0], [1]], 1), "index_put": ((0,), 1.0), "logsumexp": (0,), "clamp": (0.5,),
+            "matmul": ([[1.0], [2.0], [3.0]],), "layer_norm": (3,), "rms_norm": (3,), "prelu": ([0.25],),
+            "full_like": (2,)}  # fmt: skip
+    functions = {**pynn.ops.FUNCTIONS, **{n: getattr(nn.functional, n) for n in ("layer_norm", "rms_norm", "prelu")}}
+    names = "zeros_like ones_like full_like empty_like rand_like randn_like tril triu"
+    functions.update({n: getattr(pynn, n) for n in names.split()})
+    for name, fn in functions.items():
+        if not isinstance(fn, pynn.Op) and name not in ("cat", "stack", "where", "relu"):
+            yield pytest.param(name, fn, more.get(name, ()), id=name)
+
+
+@pytest.mark.parametrize(("name", "fn", "more"), list(composed()))
+def test_functions_take_what_ops_take(name, fn, more):
+    """Arrays and lists as constants; of anything else a TypeError that names function and argument."""
+    a = np.array([[1.0, 2, 3], [4, 5, 6]], np.float32)
+    listed = [list(y) if isinstance(y, tuple) else [y] for y in (fn(x, *more) for x in (pynn.tensor(a), a, a.tolist()))]
+    for ys in zip(*listed):
+        assert len({y.shape for y in ys}) == 1
+        if not name.startswith(("empty", "rand")):
+            assert len({y.numpy().astype("f4").tobytes() for y in ys}) == 1
+    for bad in ("text", object(), None, 1j, {}, {1}, np.array(["text"])):
+        with raises(TypeError, rf"^{name}: argument '\w+': expected (a Tensor, an array or a number|real numbers)"):
+            fn(bad, *more)
+
+
+def test_numbers_that_are_none_are_named():
+    x = some(1, 2, 3)
+    for call, text in (
+        (lambda: nn.functional.dropout(x, "half"), r"^dropout: argument 'p': expected a number, got 'half'$"),
+        (lambda: nn.Dropout(None), r"^Dropout: argument 'p': expected a number, got None$"),
+        (lambda: pynn.norm(x, "fro"), r"^norm: argument 'p': expected a number, got 'fro'$"),
+        (lambda: pynn.var(x, correction="n"), r"^var: argument 'correction': expected a number, got 'n'$"),
+        (lambda: pynn.chunk(x, "two"), r"^chunk: argument 'chunks': expected a number, got 'two'$"),
+        (lambda: pynn.clamp(x, "low"), r"^clamp: argument 'min': expected a number, got 'low'$"),
+        (lambda: pynn.arange("end"), r"^arange: argument 'end': expected a number, got 'end'$"),
+        (lambda: pynn.uniform(None), r"^uniform: argument 'low': expected a number, got None$"),
+        (lambda: pynn.randint("ten", (2,)), r"^randint: argument 'high': expected a number, got 'ten'$"),
+        (lambda: nn.functional.hardtanh(x, "low"), r"^hardtanh: argument 'min_val': expected a number, got 'low'$"),
+        (lambda: nn.init.constant_(x, "one"), r"^constant_: argument 'val': expected a number, got 'one'$"),
+        (lambda: nn.init.uniform_(x, 0, "b"), r"^uniform_: argument 'b': expected a number, got 'b'$"),
+        (lambda: nn.init.normal_(x, "m"), r"^normal_: argument 'mean': expected a number, got 'm'$"),
+        (lambda: nn.utils.clip_grad_norm_([x], "max"), r"^clip_grad_norm_: argument 'max_norm': expected a number"),
+        (lambda: nn.utils.clip_grad_value_([x], "v"), r"^clip_grad_value_: argument 'clip_value': expected a number"),
+    ):
+        with raises(TypeError, text):
+            call()
+    assert nn.init.constant_(x, pynn.tensor(2.0)).tolist() == [2, 2, 2]
+
+
+def test_what_is_no_tensor_is_named():
+    for fill in ("constant_", "uniform_", "normal_", "xavier_normal_", "kaiming_uniform_", "ones_", "zeros_", "eye_"):
+        with raises(TypeError, rf"^{fill}: argument 'tensor': expected a Tensor, got ndarray$"):
+            getattr(nn.init, fill)(np.ones((2, 2)), *([1.0] if fill == "constant_" else []))
+    with raises(TypeError, r"^params argument given to the optimizer should be an iterable .* but got int$"):
+        pynn.optim.SGD(3, lr=0.1)
+    for what in (pynn.cat, pynn.stack):
+        with raises(TypeError, rf"^{what.__name__}: argument 'tensors': expected several tensors, got int$"):
+            what(3)
+        with raises(TypeError, rf"^{what.__name__}: argument 'tensors': expected a Tensor, an array or a number"):
+            what([some(1), None])
+    with raises(TypeError, r"^vjp: argument 'inputs': expected a Tensor, an array or a number, got str$"):
+        pynn.vjp(pynn.exp, "x")
+    with raises(ValueError, r"^embedding: argument 'weight': expected 2 dimensions, got shape \(\)$"):
+        nn.functional.embedding([0], pynn.tensor(1.0))
+    with raises(TypeError, r"^Embedding.from_pretrained: argument 'embeddings': expected a Tensor"):
+        nn.Embedding.from_pretrained({})
+    for shape in ("text", 2.5, (), (-1,), None, {3}):
+        with raises(ValueError, r"^LayerNorm: argument 'normalized_shape': expected sizes of at least one dimension"):
+            nn.LayerNorm(shape)

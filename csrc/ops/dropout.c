@@ -173,7 +173,7 @@ static void drop_strided(const drop *d, const uint32_t *u, int64_t lo, int64_t n
 static void drop_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const drop *d = arg;
     int64_t lo = chunk * d->grain, hi = pn_min(d->total, lo + d->grain);
-    const T *x = d->x->data, scale = d->none ? 0 : (T)(1 / (1 - PAR(dropout_fwd, p).f));
+    const T scale = d->none ? 0 : (T)(1 / (1 - PAR(dropout_fwd, p).f)), *x = d->x->data;
     T *y = d->y->data;
     uint32_t u[BLOCK];
     (void)worker;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..tensor import number
 from . import functional as F
 from .module import Module
 
@@ -21,7 +22,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False):
         super().__init__()
-        if not 0 <= p <= 1:
+        if not 0 <= number(p, "Dropout: argument 'p'") <= 1:
             raise ValueError(f"Dropout: argument 'p': expected 0 <= p <= 1, got {p}")
         self.p, self.inplace = p, inplace
 

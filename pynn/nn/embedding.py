@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import _core
 from ..autograd import no_grad
-from ..tensor import Tensor
+from ..tensor import Tensor, operand
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -45,6 +45,7 @@ class _Table(Module):
     @classmethod
     def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, **options):
         """A layer on a copy of the table `embeddings` (V, E); frozen, it is not trained. Options as for the class."""
+        embeddings = operand(embeddings, f"{cls.__name__}.from_pretrained: argument 'embeddings'")
         if embeddings.ndim != 2:
             raise ValueError(f"{cls.__name__}.from_pretrained: argument 'embeddings': expected 2 dimensions, got shape "
                              f"{embeddings.shape}")  # fmt: skip

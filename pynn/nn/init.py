@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 
 from ..autograd import no_grad
-from ..tensor import Tensor
+from ..tensor import Tensor, number
 
 __all__ = [
     "calculate_gain",
@@ -52,9 +52,14 @@ def _fill(tensor: Tensor, values) -> Tensor:
     return tensor
 
 
-def _floating(tensor: Tensor, what: str) -> None:
+def _checked(tensor: Tensor, what: str) -> Tensor:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{what}: argument 'tensor': expected a Tensor, got {type(tensor).__name__}")
+    return tensor
+
+
+def _floating(tensor: Tensor, what: str) -> None:
+    _checked(tensor, what)
     if tensor.dtype.kind != "f":
         raise TypeError(f"{what}: argument 'tensor': expected a floating dtype, got {tensor.dtype}")
 
@@ -100,7 +105,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator=None) -> Tensor:
     """Fills tensor from U(a, b)."""
     _floating(tensor, "uniform_")
-    if not a <= b:
+    if not number(a, "uniform_: argument 'a'") <= number(b, "uniform_: argument 'b'"):
         raise ValueError(f"uniform_: expected a <= b, got a={a}, b={b}")
     return _fill(tensor, a + (b - a) * _numbers(generator).random(tensor.shape, tensor.dtype))
 
@@ -108,7 +113,8 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator=None) -> 
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator=None) -> Tensor:
     """Fills tensor from N(mean, std²)."""
     _floating(tensor, "normal_")
-    if not std >= 0:
+    number(mean, "normal_: argument 'mean'")
+    if not number(std, "normal_: argument 'std'") >= 0:
         raise ValueError(f"normal_: argument 'std': expected a number >= 0, got {std}")
     return _fill(tensor, mean + std * _numbers(generator).standard_normal(tensor.shape, tensor.dtype))
 
@@ -154,22 +160,22 @@ def _truncated(numbers: np.random.Generator, lo: float, hi: float, n: int) -> np
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Fills tensor with val."""
-    return _fill(tensor, val)
+    return _fill(_checked(tensor, "constant_"), number(val, "constant_: argument 'val'"))
 
 
 def ones_(tensor: Tensor) -> Tensor:
     """Fills tensor with 1."""
-    return _fill(tensor, 1)
+    return _fill(_checked(tensor, "ones_"), 1)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
     """Fills tensor with 0."""
-    return _fill(tensor, 0)
+    return _fill(_checked(tensor, "zeros_"), 0)
 
 
 def eye_(tensor: Tensor) -> Tensor:
     """Fills a matrix with 1 on its diagonal, 0 elsewhere."""
-    if tensor.ndim != 2:
+    if _checked(tensor, "eye_").ndim != 2:
         raise ValueError(f"eye_: Only tensors with 2 dimensions are supported, got shape {tensor.shape}")
     return _fill(tensor, np.eye(*tensor.shape))
 
@@ -193,7 +199,8 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator=None) -> Tensor:
 
 
 def _kaiming_std(tensor: Tensor, a: float, mode: str, nonlinearity: str, what: str) -> float:
-    mode = mode.lower()
+    _floating(tensor, what)
+    mode = str(mode).lower()
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"Mode {mode} not supported, please use one of ['fan_in', 'fan_out']")
     if 0 in tensor.shape:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import _core
+from ..ops.layer_norm import sizes_of
 from . import functional as F
 from . import init
 from .module import Module, Parameter
@@ -19,12 +20,7 @@ class _Norm(Module):
 
     def __init__(self, normalized_shape: int | Sequence[int], eps, elementwise_affine: bool, dtype):
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-        if not shape or any(n < 0 for n in shape):
-            raise ValueError(
-                f"{self._get_name()}: argument 'normalized_shape': expected sizes of at least one dimension, "
-                f"got {normalized_shape!r}"
-            )
+        shape = sizes_of(normalized_shape, f"{self._get_name()}: argument 'normalized_shape'")
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
         self._add("weight", elementwise_affine, dtype)
 

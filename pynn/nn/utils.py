@@ -11,7 +11,7 @@ from .. import _core
 from ..autograd import no_grad
 from ..op import OPS
 from ..ops.optim import gradients, total_norm
-from ..tensor import Tensor, tensor
+from ..tensor import Tensor, number, tensor
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_"]
 
@@ -52,7 +52,8 @@ def clip_grad_norm_(
     Source: Pascanu et al., arXiv 1211.5063, §3.2; F-REG-8.
     """
     grads = _grads(parameters, "clip_grad_norm_")
-    p, max_norm = float(norm_type), float(max_norm)
+    p = float(number(norm_type, "clip_grad_norm_: argument 'norm_type'"))
+    max_norm = float(number(max_norm, "clip_grad_norm_: argument 'max_norm'"))
     if not p > 0:
         raise ValueError(f"clip_grad_norm_: argument 'norm_type': expected a number > 0 or inf, got {norm_type}")
     if not max_norm >= 0:
@@ -84,7 +85,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     Source: F-REG-8.
     """
     grads = _grads(parameters, "clip_grad_value_")
-    clip_value = float(clip_value)
+    clip_value = float(number(clip_value, "clip_grad_value_: argument 'clip_value'"))
     if not clip_value >= 0:
         raise ValueError(f"clip_grad_value_: argument 'clip_value': expected a number >= 0, got {clip_value}")
     _core.run_list(OPS.grad_clamp_step, (), [(g,) for g in grads], {"clip_value": clip_value})

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from ..op import OPS, Op
+from ..tensor import number, operand, takes_tensor
 
 __all__ = [
     "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish", "prelu", "relu", "relu6",
@@ -189,6 +190,7 @@ def leaky_relu(input, negative_slope=0.01):
     return _leaky_relu(input, negative_slope=negative_slope)
 
 
+@takes_tensor
 def prelu(input, weight):
     """x where x > 0, else weight·x (arXiv 1502.01852).
 
@@ -197,6 +199,7 @@ def prelu(input, weight):
     Raises:
         ValueError: a weight that fits neither.
     """
+    weight = operand(weight, "prelu: argument 'weight'")
     if weight.ndim > 1:
         raise ValueError(f"prelu: argument 'weight': expected 1 dimension, got shape {weight.shape}")
     shape = input.shape
@@ -217,7 +220,7 @@ def hardtanh(input, min_val=-1.0, max_val=1.0):
     Raises:
         ValueError: min_val > max_val.
     """
-    if min_val > max_val:
+    if number(min_val, "hardtanh: argument 'min_val'") > number(max_val, "hardtanh: argument 'max_val'"):
         raise ValueError(f"hardtanh: argument 'max_val': expected at least min_val={min_val}, got {max_val}")
     return _hardtanh(input, min_val=min_val, max_val=max_val)
 

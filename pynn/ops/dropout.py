@@ -8,6 +8,7 @@ import numpy as np
 
 from ..op import OPS, Effect, Op
 from ..random import default_generator
+from ..tensor import number
 
 __all__ = ["dropout", "philox_words"]
 
@@ -47,7 +48,7 @@ def _mask_reference(key, shape, p):
 
 
 def _check_p(name, p):
-    if not 0 <= p <= 1:
+    if not 0 <= number(p, f"{name}: argument 'p'") <= 1:
         raise ValueError(f"{name}: argument 'p': expected 0 <= p <= 1, got {p}")
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from .. import _core
 from ..op import OPS, Op
 from ..sparse import RowGradient
-from ..tensor import Tensor, from_numpy
+from ..tensor import Tensor, from_numpy, number, operand
 from .index import _draw, _indices
 
 __all__ = ["embedding", "embedding_bag"]
@@ -174,9 +174,12 @@ bag_argmax = Op(
 # ---- functions ---------------------------------------------------------------------------------------
 
 
-def _padding(padding_idx, rows, what):
+def _padding(padding_idx, weight, what):
+    if weight.ndim != 2:
+        raise ValueError(f"{what}: argument 'weight': expected 2 dimensions, got shape {weight.shape}")
     if padding_idx is None:
         return -1
+    rows = weight.shape[0]
     if not -rows <= padding_idx < rows:
         raise ValueError(f"{what}: argument 'padding_idx': expected {-rows} <= value < {rows}, got {padding_idx}")
     return padding_idx % rows
@@ -190,7 +193,7 @@ def _check_sparse(weight, sparse, what):
 
 def _shorten(weight, input, max_norm, norm_type, what):
     """Scales the rows that input names to a norm of at most max_norm, in place."""
-    if not max_norm > 0:
+    if not number(max_norm, f"{what}: argument 'max_norm'") > 0:
         raise ValueError(f"{what}: argument 'max_norm': expected a number > 0, got {max_norm}")
     used = np.unique(input._array())
     if used.size and not 0 <= used[0] <= used[-1] < weight.shape[0]:
@@ -221,8 +224,8 @@ def embedding(
         IndexError: a number out of [0, V). TypeError: input is not of integers. ValueError: padding_idx out of
         range, or sparse with a weight that was computed. Source: S1 §2.9.
     """
-    input = _indices(input, "embedding", "input")
-    padding_idx = _padding(padding_idx, weight.shape[0], "embedding")
+    input, weight = _indices(input, "embedding", "input"), operand(weight, "embedding: argument 'weight'")
+    padding_idx = _padding(padding_idx, weight, "embedding")
     _check_sparse(weight, sparse, "embedding")
     if max_norm is not None:
         _shorten(weight, input, max_norm, norm_type, "embedding")
@@ -290,8 +293,8 @@ def embedding_bag(
         IndexError: a number out of [0, V). TypeError: input or offsets are not of integers. ValueError: shapes,
         offsets or options that do not fit together.
     """
-    input = _indices(input, "embedding_bag", "input")
-    skip = _padding(padding_idx, weight.shape[0], "embedding_bag")
+    input, weight = _indices(input, "embedding_bag", "input"), operand(weight, "embedding_bag: argument 'weight'")
+    skip = _padding(padding_idx, weight, "embedding_bag")
     _check_bag(input, weight, mode, sparse, scale_grad_by_freq, per_sample_weights)
     shape = input.shape
     input, bag, n = _bags(input, offsets, include_last_offset)

@@ -4,6 +4,7 @@ Gathers and scatters are each other's derivatives, so derivatives of every order
 indexing is a view; the keys of NumPy's advanced indexing are turned into row numbers on the host.
 """
 
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from .. import _core
 from .._keys import Key, out_of_bounds, plain_key
 from ..op import OPS, Op
-from ..tensor import Tensor, axis_of, from_numpy
+from ..tensor import Tensor, axis_of, from_numpy, number, operand, takes_tensor
 
 __all__ = [
     "cat", "chunk", "clamp", "cumsum", "flip", "gather", "getitem", "index_put", "one_hot", "pad", "roll",
@@ -208,6 +209,7 @@ def _take(x, first, n, idx):
     return OPS.reshape(y, shape=(*lead, *idx.shape, *rest))
 
 
+@takes_tensor
 def index_put(x, indices, values, accumulate=False):
     """A copy of x in which x[indices] is values (broadcast), or x[indices] + values with accumulate.
 
@@ -249,7 +251,7 @@ def index_put(x, indices, values, accumulate=False):
 def _indices(index, what, name):
     if not isinstance(index, Tensor):
         _core.note_array(index, what)
-        index = Tensor(np.asarray(index))
+        index = operand(index, f"{what}: argument '{name}'")
     if index.dtype.kind not in "iu":
         raise TypeError(f"{what}: argument '{name}': expected integers, got dtype {index.dtype}")
     return index
@@ -262,6 +264,7 @@ def _blame(what, name, index, dim, size):
     return out_of_bounds(what, a[tuple(place)], dim, size, f" at {name}{place}" if place else "")
 
 
+@takes_tensor
 def gather(input, dim, index):
     """y[i, j, …] = input[i, index[i, j, …], …], the index standing in dimension dim.
 
@@ -287,6 +290,7 @@ def gather(input, dim, index):
     return OPS.reshape(y, shape=want)
 
 
+@takes_tensor
 def take_along_dim(input, indices, dim=None):
     """gather with input and indices broadcast against each other but for dim; without dim, of input flattened."""
     index = _indices(indices, "take_along_dim", "indices")
@@ -330,7 +334,9 @@ def _narrow(x, dim, start, size):
 
 
 def _tensors(tensors, what):
-    xs = [x if isinstance(x, Tensor) else Tensor(x) for x in tensors]
+    if not isinstance(tensors, Iterable):
+        raise TypeError(f"{what}: argument 'tensors': expected several tensors, got {type(tensors).__name__}")
+    xs = [operand(x, f"{what}: argument 'tensors'") for x in tensors]
     if not xs:
         raise ValueError(f"{what}: argument 'tensors': expected at least one tensor, got none")
     return xs
@@ -381,6 +387,7 @@ def stack(tensors, dim=0):
     return cat([x.unsqueeze(d) for x in xs], d)
 
 
+@takes_tensor
 def split(tensor, split_size_or_sections, dim=0):
     """Views of tensor along dim: of split_size each (the last may be smaller), or of the sizes in a list."""
     d = axis_of(dim, tensor.ndim, "split")
@@ -398,9 +405,10 @@ def split(tensor, split_size_or_sections, dim=0):
     return tuple(_narrow(tensor, d, start, size) for start, size in zip(starts, sizes))
 
 
+@takes_tensor
 def chunk(input, chunks, dim=0):
     """At most `chunks` views of equal size along dim; the last may be smaller."""
-    if chunks < 1:
+    if number(chunks, "chunk: argument 'chunks'") < 1:
         raise ValueError(f"chunk: argument 'chunks': expected at least 1, got {chunks}")
     d = axis_of(dim, input.ndim, "chunk")
     if input.shape[d] == 0:
@@ -416,6 +424,7 @@ def where(condition, input, other):
     return OPS.where(condition, input, other)
 
 
+@takes_tensor
 def clamp(input, min=None, max=None):
     """min(max(input, min), max); a bound may be None, a number or a tensor, which gets what it decides as gradient."""
     if min is None and max is None:
@@ -423,9 +432,12 @@ def clamp(input, min=None, max=None):
     if any(isinstance(b, (Tensor, np.ndarray)) for b in (min, max)) or input.dtype.kind != "f":
         y = input if min is None else OPS.where(OPS.lt(input, min), min, input)
         return y if max is None else OPS.where(OPS.gt(y, max), max, y)
-    return OPS.clamp(input, **{k: float(v) for k, v in (("min", min), ("max", max)) if v is not None})
+    return OPS.clamp(
+        input, **{k: number(v, f"clamp: argument '{k}'") for k, v in (("min", min), ("max", max)) if v is not None}
+    )
 
 
+@takes_tensor
 def pad(input, pad, mode="constant", value=None):
     """input between constants: pad = (left, right) of the last dimension, then of the one before, …; < 0 cuts off.
 
@@ -456,6 +468,7 @@ def pad(input, pad, mode="constant", value=None):
     return OPS.where(inside, y, value)
 
 
+@takes_tensor
 def flip(input, dims):
     """A copy with the order along dims reversed."""
     dims = {axis_of(d, input.ndim, "flip") for d in (dims if isinstance(dims, (tuple, list)) else (dims,))}
@@ -463,6 +476,7 @@ def flip(input, dims):
     return OPS.copy(getitem(input, key))
 
 
+@takes_tensor
 def roll(input, shifts, dims=None):
     """Elements moved by shifts along dims, round the end; without dims, of input flattened."""
     if dims is None:
@@ -478,6 +492,7 @@ def roll(input, shifts, dims=None):
     return input
 
 
+@takes_tensor
 def cumsum(input, dim):
     """The running sum along dim; integers and bools add up as int64."""
     d = axis_of(dim, input.ndim, "cumsum") if input.ndim else 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from ..op import OPS, Op
-from ..tensor import Tensor
+from ..tensor import Tensor, takes_tensor
 
 __all__ = ["layer_norm", "rms_norm"]
 
@@ -118,11 +118,17 @@ _rms_norm = Op(
 # ---- functions -----------------------------------------------------------------------------------
 
 
+def sizes_of(normalized_shape, what):
+    """normalized_shape as a tuple; raises a ValueError that begins with what."""
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+    if not (isinstance(shape, (tuple, list)) and shape and all(isinstance(n, int) and n >= 0 for n in shape)):
+        raise ValueError(f"{what}: expected sizes of at least one dimension, got {normalized_shape!r}")
+    return tuple(shape)
+
+
 def _rows(name, input, normalized_shape, params):
     """input and params with the normalized dimensions as one."""
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
-    if not shape:
-        raise ValueError(f"{name}: argument 'normalized_shape': expected at least one dimension, got ()")
+    shape = sizes_of(normalized_shape, f"{name}: argument 'normalized_shape'")
     if input.shape[-len(shape) :] != shape:
         raise ValueError(
             f"{name}: argument 'input': expected a shape that ends with normalized_shape {shape}, got {input.shape}"
@@ -141,6 +147,7 @@ def _shaped(y, input):
     return y if y.shape == input.shape else OPS.reshape(y, shape=input.shape)
 
 
+@takes_tensor
 def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     """(input − μ)/√(σ² + eps)·weight + bias, μ and σ² over the trailing dimensions normalized_shape.
 
@@ -156,6 +163,7 @@ def layer_norm(input, normalized_shape, weight=None, bias=None, eps=1e-5):
     return _shaped(_layer_norm(x, w, b, eps=float(eps))[0], input)
 
 
+@takes_tensor
 def rms_norm(input, normalized_shape, weight=None, eps=None):
     """input/√(mean(input²) + eps)·weight over the trailing dimensions normalized_shape.
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..op import OPS, Op
+from ..tensor import Tensor, operand
 
 __all__ = ["matmul"]
 
@@ -27,6 +28,8 @@ def matmul(a, b):
 
     Shapes: [..., M, K] × [..., K, N] → [..., M, N]; leading dimensions are broadcast.
     """
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        a, b = operand(a, "matmul: argument 'a'"), operand(b, "matmul: argument 'b'")
     m, n = a.ndim, b.ndim
     if m > 1 and n > 1:  # most calls, and a small product costs little more than its call
         return OPS.matmul(a, b)

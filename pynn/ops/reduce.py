@@ -9,7 +9,7 @@ from collections import namedtuple
 import numpy as np
 
 from ..op import OPS, Op
-from ..tensor import axis_of
+from ..tensor import axis_of, number, takes_tensor
 from .index import _narrow, cat
 
 __all__ = [
@@ -53,7 +53,8 @@ def _samples(empty):
     def samples(rng):
         for x, shape in (
             ((3, 4), (4,)), ((3, 4), (3, 1)), ((2, 3, 5), (1, 3, 1)), ((700,), ()), ((1,), ()), ((70, 33), (33,)),
-            ((2, 1030), (2, 1)), ((0, 3), (1, 3) if empty else (0, 1)), ((3, 0), (3, 1) if empty else (1, 0)),
+            ((2, 1030), (2, 1)),
+            ((2, 3, 150), (2, 1, 150)), ((0, 3), (1, 3) if empty else (0, 1)), ((3, 0), (3, 1) if empty else (1, 0)),
         ):  # fmt: skip
             yield (rng.permutation(int(np.prod(x))).reshape(x) / 7.0 - 3,), {"shape": shape}
 
@@ -152,11 +153,13 @@ def _reduce(op, x, dim, keepdim):
     return y if keepdim or kept == dropped else OPS.reshape(y, shape=dropped)
 
 
+@takes_tensor
 def sum_(x, dim=None, keepdim=False):
     """The sum over dim (all dimensions by default); integers and bools add up as int64."""
     return _reduce(sum_to, x if x.dtype.kind == "f" else x.astype(np.int64), dim, keepdim)
 
 
+@takes_tensor
 def mean(x, dim=None, keepdim=False):
     """The mean over dim (all dimensions by default); an empty mean is NaN.
 
@@ -168,14 +171,17 @@ def mean(x, dim=None, keepdim=False):
     return OPS.cast(y, dtype=np.dtype(np.float32)) if x.dtype in (np.uint8, np.bool_) else y
 
 
+@takes_tensor
 def var(x, dim=None, correction=1, keepdim=False):
     """Σ(x − mean)²/(n − correction) over dim, in two passes."""
     kept, _ = _to_shape(x, dim, "var")
     n = int(np.prod([m for m, k in zip(x.shape, kept) if k == 1], dtype=np.int64))
+    n = max(0, n - number(correction, "var: argument 'correction'"))
     d = x - mean(x, dim, keepdim=True)
-    return OPS.div(_reduce(sum_to, d * d, dim, keepdim), float(max(0, n - correction)))
+    return OPS.div(_reduce(sum_to, d * d, dim, keepdim), float(n))
 
 
+@takes_tensor
 def std(x, dim=None, correction=1, keepdim=False):
     """The square root of var; its derivative where that is 0 is 0."""
     return _root(var(x, dim, correction, keepdim), 2)
@@ -188,12 +194,13 @@ def _root(s, p):
     return OPS.where(zero, 0.0, OPS.sqrt(s) if p == 2 else OPS.pow(s, 1.0 / p))
 
 
+@takes_tensor
 def norm(x, p=2.0, dim=None, keepdim=False):
     """(Σ|x|ᵖ)^(1/p) over dim, with a derivative of 0 where it is 0.
 
     p = ±inf: the largest or smallest |x|; 0: how many are not 0.
     """
-    if abs(p) == float("inf"):
+    if abs(number(p, "norm: argument 'p'")) == float("inf"):
         return (amax if p > 0 else amin)(OPS.abs(x), dim, keepdim)
     if p == 0:
         return sum_(OPS.cast(OPS.ne(x, 0.0), dtype=x.dtype), dim, keepdim)
@@ -205,21 +212,25 @@ def norm(x, p=2.0, dim=None, keepdim=False):
     return _root(total, p) if p > 0 else OPS.pow(total, 1.0 / p)
 
 
+@takes_tensor
 def amax(x, dim=None, keepdim=False):
     """The largest element over dim; NaN where any is. Ties share the gradient evenly."""
     return _reduce(amax_to, x, dim, keepdim)
 
 
+@takes_tensor
 def amin(x, dim=None, keepdim=False):
     """The smallest element over dim; NaN where any is. Ties share the gradient evenly."""
     return _reduce(amin_to, x, dim, keepdim)
 
 
+@takes_tensor
 def argmax(x, dim=None, keepdim=False):
     """The first place of the largest element along dim, or among all in row-major order; int64."""
     return _reduce(argmax_to, x, dim, keepdim)
 
 
+@takes_tensor
 def argmin(x, dim=None, keepdim=False):
     """The first place of the smallest element along dim, or among all in row-major order; int64."""
     # for integers −1 − x, which never wraps around, as −x does at the smallest
@@ -229,26 +240,31 @@ def argmin(x, dim=None, keepdim=False):
 Extreme = namedtuple("Extreme", "values indices")
 
 
+@takes_tensor
 def max_(x, dim=None, keepdim=False):
     """The largest element; with dim, (values, indices) along it."""
     return amax(x) if dim is None else Extreme(amax(x, dim, keepdim), argmax(x, dim, keepdim))
 
 
+@takes_tensor
 def min_(x, dim=None, keepdim=False):
     """The smallest element; with dim, (values, indices) along it."""
     return amin(x) if dim is None else Extreme(amin(x, dim, keepdim), argmin(x, dim, keepdim))
 
 
+@takes_tensor
 def prod(x, dim=None, keepdim=False):
     """The product over dim (all dimensions by default), 1 for no factor; integers and bools multiply as int64."""
     return _reduce(prod_to, x if x.dtype.kind == "f" else x.astype(np.int64), dim, keepdim)
 
 
+@takes_tensor
 def all_(x, dim=None, keepdim=False):
     """Whether every element is true (not 0)."""
     return _reduce(amin_to, x.astype(np.bool_), dim, keepdim) if x.size else x.astype(np.bool_).sum(dim, keepdim) == 0
 
 
+@takes_tensor
 def any_(x, dim=None, keepdim=False):
     """Whether any element is true (not 0)."""
     return _reduce(amax_to, x.astype(np.bool_), dim, keepdim) if x.size else x.astype(np.bool_).sum(dim, keepdim) != 0

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..op import OPS, Op
-from ..tensor import axis_of
+from ..tensor import axis_of, takes_tensor
 from .reduce import amax, sum_
 
 __all__ = ["log_softmax", "logsumexp", "softmax"]
@@ -71,6 +71,7 @@ def _along(op, x, dim, dtype):
     return OPS.permute(op(OPS.permute(x, axes=axes)), axes=axes)
 
 
+@takes_tensor
 def softmax(input, dim=-1, dtype=None):
     """e^x/Σ e^x along dim, without overflow. Shape as input's (S0; S1 §1.1).
 
@@ -83,6 +84,7 @@ def softmax(input, dim=-1, dtype=None):
     return _along(_softmax, input, dim, dtype)
 
 
+@takes_tensor
 def log_softmax(input, dim=-1, dtype=None):
     """ln softmax(input, dim), accurate where the softmax is 0 or 1 to rounding. Arguments and errors as softmax."""
     return _along(_log_softmax, input, dim, dtype)
@@ -94,6 +96,7 @@ def _without(x, dim):
     return tuple(n for d, n in enumerate(x.shape) if d not in drop)
 
 
+@takes_tensor
 def logsumexp(input, dim, keepdim=False):
     """ln Σ e^x over dim (one dimension or several), without overflow; −inf for elements of −inf alone.
 
