@@ -16,6 +16,7 @@ DTYPES = ("float32", "float64")
 @pytest.mark.parametrize("p", [1, 2, 2.5, math.inf])
 @pytest.mark.parametrize("max_norm", [0.0, 0.7, 1e9])
 def test_clip_grad_norm_and_grad_scale_against_numpy(dtype, p, max_norm):
+    """F-REG-8, by norm."""
     shapes = ((5, 7), (), (0, 3), (1025,), (2, 3, 40, 50), (4,))
     start, (grads,) = data(1, shapes, dtype)
     params = leaves(start, dtype)
@@ -85,6 +86,7 @@ def test_clip_grad_norm_where_it_is_not_finite():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_clip_grad_value_and_grad_clamp(dtype):
+    """F-REG-8, by value."""
     start, (grads,) = data(1, dtype=dtype)
     params = leaves(start, dtype)
     set_grads(params, grads)

@@ -43,6 +43,7 @@ def test_gains():
     ],
 )
 def test_variance_and_bounds_of_xavier_and_he(fill, options, gain2, fan, shape, dtype):
+    """F-INIT-1, F-INIT-2: variances gain²/fan (S1 §5.3)."""
     p = pynn.tensor(np.zeros(shape, dtype), requires_grad=True)
     before = p._version
     assert fill(p, **options, generator=rng()) is p
@@ -64,6 +65,7 @@ def test_variance_and_bounds_of_xavier_and_he(fill, options, gain2, fan, shape, 
 
 @pytest.mark.parametrize("shape", [(40, 40), (50, 20), (20, 50), (8, 3, 5, 5), (1, 6), (3, 1)])
 def test_orthogonal(shape):
+    """F-INIT-3: WᵀW = gain²·I, or WWᵀ where W is wide."""
     w = init.orthogonal_(pynn.tensor(np.zeros(shape), requires_grad=True), gain=2.0, generator=rng()).numpy_copy()
     w = w.reshape(shape[0], -1)
     gram = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w

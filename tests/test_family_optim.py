@@ -109,16 +109,50 @@ ADAM_OPTIONS = [
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", SGD_OPTIONS, ids=lambda o: "-".join(f"{v:g}" for v in o.values()))
 def test_sgd_follows_its_equations(options, dtype):
+    """F-OPT-1, F-OPT-2 (γv + ηg), F-OPT-3; its weight_decay is the gradient of an L2 penalty (F-REG-1)."""
     assert follow(SGD, sgd_reference, options, dtype) < (1e-13 if dtype == "float64" else 2e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_momentum_in_both_forms(dtype):
+    """F-OPT-2: v ← βv + (1 − β)g at the rate η/(1 − β) takes the steps of v ← βv + g at η (S1 §1.3)."""
+    start, grads = data(20, dtype=dtype)
+    eta, beta = 0.05, 0.9
+    params = leaves(start, dtype)
+    opt = SGD(params, lr=eta, momentum=beta)
+    ps, vs = [np.array(p, np.float64) for p in start], [np.zeros(np.shape(p)) for p in start]
+    for gs in grads:
+        set_grads(params, gs)
+        opt.step()
+        for k, g in enumerate(gs):
+            vs[k] = beta * vs[k] + (1 - beta) * g
+            ps[k] = ps[k] - eta / (1 - beta) * vs[k]
+    want = np.concatenate([p.ravel() for p in ps])
+    np.testing.assert_allclose(values(params), want, rtol=0, atol=1e-13 if dtype == "float64" else 2e-5)
+
+
+def test_weight_decay_is_the_gradient_of_half_the_sum_of_squares():
+    """F-REG-1: λ in the optimizer and λ/2·‖w‖² in the loss take the same steps (S1 ch. 6)."""
+    start, _ = data(1, ((4, 3),))
+    with_decay, with_penalty = leaves(start, "float64"), leaves(start, "float64")
+    one, two = SGD(with_decay, lr=0.1, weight_decay=0.3), SGD(with_penalty, lr=0.1)
+    for _ in range(5):
+        for opt, (w,), penalty in ((one, with_decay, 0.0), (two, with_penalty, 0.15)):
+            opt.zero_grad()
+            ((w**3).sum() + penalty * (w * w).sum()).backward()
+            opt.step()
+    np.testing.assert_allclose(values(with_decay), values(with_penalty), rtol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_adam_follows_its_equations(dtype):
+    """F-OPT-6, eps outside of the root, as PyTorch's; decoupled: F-OPT-7, F-REG-5."""
     for options in ADAM_OPTIONS:
         assert follow(Adam, adam_reference, options, dtype) < (1e-12 if dtype == "float64" else 2e-5), options
 
 
 def test_adamw_is_adam_with_decoupled_decay():
+    """F-OPT-7, F-REG-5."""
     start, grads = data(3)
     a, b = leaves(start, "float64"), leaves(start, "float64")
     one, two = AdamW(a, weight_decay=0.3), Adam(b, weight_decay=0.3, decoupled_weight_decay=True)
@@ -133,6 +167,7 @@ def test_adamw_is_adam_with_decoupled_decay():
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", CASES)
 def test_sgd_and_adam_as_pytorch(case, dtype):
+    """F-OPT-1, 2, 3, 6 and 7, against what PyTorch computed."""
     name, options = CASES[case]
     with np.load(Path(__file__).with_name("fixtures") / "optim_torch.npz") as file:
         want, state = file[f"{case}/{dtype}"], file[f"{case}/{dtype}/state"]
@@ -210,6 +245,7 @@ def test_groups_have_their_own_hyper_parameters():
 
 
 def test_many_small_parameters():
+    """F-OPT-12."""
     shapes = [(k % 5, 3) for k in range(700)]
     start, grads = data(2, shapes)
     params = leaves(start, "float64")

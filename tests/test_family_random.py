@@ -94,6 +94,7 @@ def test_one_mask_for_every_isa_layout_chunk_and_team():
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_dropout_statistics(p):
+    """F-REG-6: p is the probability to drop; what stays is divided by 1 − p in training."""
     n = 400_000
     pynn.manual_seed(1)
     y = dropout(pynn.ones(n), p).numpy()
