@@ -30,7 +30,7 @@
 #define HEIGHTS(X) X(1) X(2) X(3) X(4)
 #endif
 
-/* Rows of B in a block of k: a panel of KC x NR takes half of a 32 KB L1 (all of it with AVX-512). */
+/* Rows of B in a block of k, part of an element's value: a panel of KC x NR takes half of a 32 KB L1 (all of it with AVX-512). */
 #define KC 256
 
 /* Rows of A that are packed at once, KC columns of them for half of a 512 KB L2, and columns of C from
@@ -89,12 +89,17 @@
 #define AHEAD 4
 #endif
 
-/* One row of A: columns of sums at a time, rows of B read at once, vectors of columns turned by turns. */
+/* One row of A: columns of sums at a time, rows of B read at once, vectors of sums in registers with them. */
 #define STRIP 2048
 #ifndef STREAMS
-#define STREAMS 8
+#define STREAMS 4
 #endif
-#define GROUPS 4
-#define GROUP (GROUPS * PN_VL)
+#ifndef RUN
+#define RUN 8
+#endif
+
+/* A dot product has SUMS sums, the same on every machine, in blocks of KD: they are part of its value. */
+#define SUMS ((int)(256 / sizeof(T)))
+#define KD 2048
 
 #endif

@@ -18,6 +18,7 @@ typedef struct target {
     const T *add[2]; /* bias and res, or NULL */
     int64_t add_rs[2];
     int64_t v1; /* the column of the second vector: PN_VL, or less where the tile is ragged */
+    int64_t nr; /* columns: of a single vector MASKED kernels touch no more */
     int accumulate, relu;
 } target;
 
@@ -41,14 +42,36 @@ typedef void (*kernel_fn)(int64_t k, int form, const T *a, int64_t ars, int64_t 
 /* The compiler shall not compute x ahead of the loop: it would need more registers than there are. */
 #define OPAQUE(x) __asm__ volatile("" : "+r"(x))
 
+/* Where a part of a vector moves as fast as a whole one, a narrow tile needs no padded copies. */
+#define MASKED (PN_HBYTES == 64)
+
+PN_INLINE V load(const int nv, unsigned mask, const T *p) {
+#if MASKED
+    if (nv == 1) return PN_MM(maskz_loadu)(mask, p);
+#endif
+    (void)nv, (void)mask;
+    return pn_load(p);
+}
+
+PN_INLINE void store(const int nv, unsigned mask, T *p, V x) {
+#if MASKED
+    if (nv == 1) {
+        PN_MM(mask_storeu)(p, mask, x);
+        return;
+    }
+#endif
+    (void)nv, (void)mask;
+    pn_store(p, x);
+}
+
 /* The next `steps` columns of A by as many rows of B. A's rows are addressed in groups of three from one
  * pointer each, as x86 can add a register once or twice to an address. ars and brs count bytes. */
 PN_INLINE void steps(const int steps, const int mr, const int nv, const int form, V sum[MR][NV],
                      const char **row, int64_t ars, int64_t acs, const char **b, int64_t brs,
-                     int64_t v1) {
+                     int64_t v1, unsigned mask) {
     EACH_STEP(q, steps) {
         V y[NV];
-        ALL(v, nv) y[v] = pn_load((const T *)(*b + v * v1));
+        ALL(v, nv) y[v] = load(nv, mask, (const T *)(*b + v * v1));
         *b += brs;
         OPAQUE(*b);
         OPAQUE(ars);
@@ -68,8 +91,8 @@ PN_INLINE void steps(const int steps, const int mr, const int nv, const int form
 #define LOOP(form)                                                                                 \
     do {                                                                                           \
         for (; k >= BLOCK; k -= BLOCK)                                                             \
-            steps(BLOCK, mr, nv, form, sum, row, ars, acs, &b, brs, v1);                           \
-        for (; k > 0; k--) steps(1, mr, nv, form, sum, row, ars, acs, &b, brs, v1);                \
+            steps(BLOCK, mr, nv, form, sum, row, ars, acs, &b, brs, v1, mask);                     \
+        for (; k > 0; k--) steps(1, mr, nv, form, sum, row, ars, acs, &b, brs, v1, mask);          \
     } while (0)
 
 /* mr and nv are constants at each call, so that the sums live in registers. The two vectors of a ragged
@@ -78,6 +101,7 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, int form, const T *
                       int64_t acs, const T *b_, int64_t brs, const target *t) {
     const int64_t v1 = t->v1 * (int64_t)sizeof(T);
     const char *b = (const char *)b_, *row[(MR + 2) / 3];
+    const unsigned mask = t->nr < PN_VL ? (1u << t->nr) - 1 : (1u << PN_VL) - 1;
     V sum[MR][NV];
     TILE sum[i][v] = (V){0};
     ars *= sizeof(T), acs *= sizeof(T), brs *= sizeof(T);
@@ -88,11 +112,11 @@ PN_INLINE void kernel(const int mr, const int nv, int64_t k, int form, const T *
         LOOP(COLS);
     else
         LOOP(ROWS);
-    if (t->accumulate) TILE sum[i][v] = pn_load(t->c + i * t->rs + v * t->v1) + sum[i][v];
-    if (t->add[0]) TILE sum[i][v] += pn_load(t->add[0] + i * t->add_rs[0] + v * t->v1);
-    if (t->add[1]) TILE sum[i][v] += pn_load(t->add[1] + i * t->add_rs[1] + v * t->v1);
+    if (t->accumulate) TILE sum[i][v] = load(nv, mask, t->c + i * t->rs + v * t->v1) + sum[i][v];
+    if (t->add[0]) TILE sum[i][v] += load(nv, mask, t->add[0] + i * t->add_rs[0] + v * t->v1);
+    if (t->add[1]) TILE sum[i][v] += load(nv, mask, t->add[1] + i * t->add_rs[1] + v * t->v1);
     if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] <= (V){0}, (V){0}, sum[i][v]);
-    TILE pn_store(t->c + i * t->rs + v * t->v1, sum[i][v]);
+    TILE store(nv, mask, t->c + i * t->rs + v * t->v1, sum[i][v]);
 }
 
 #define KERNEL(mr, nv)                                                                             \

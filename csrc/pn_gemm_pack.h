@@ -9,7 +9,6 @@
 /* ---- packing ---------------------------------------------------------------------------------- */
 
 /* Lanes of 16 bytes: a square of them turns in registers on every machine, as many at once as V has. */
-typedef T Q __attribute__((vector_size(16)));
 typedef T qmem __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
 #define QL ((int)(16 / sizeof(T)))
 
@@ -36,33 +35,18 @@ typedef T qmem __attribute__((vector_size(16), aligned(sizeof(T)), may_alias));
 #endif
 #endif
 
-#define Q_AT(i) (*(const qmem *)(from[(i) / 3] + (i) % 3 * cs))
+#define JOIN16(a, b)                                                                               \
+    __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
 #define JOIN8(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7)
 #define JOIN4(a, b) __builtin_shufflevector(a, b, 0, 1, 2, 3)
 
-/* lane l of the result = QL elements from column l * QL + i on; from: every third column, cs bytes apart */
-PN_INLINE V gather_lanes(const char *const *from, int64_t cs, int i) {
-#if PN_VBYTES == 16
-    return Q_AT(i);
-#elif PN_VBYTES == 32 && PN_KIND == PN_f32
-    return JOIN8(Q_AT(i), Q_AT(4 + i));
-#elif PN_VBYTES == 32
-    return JOIN4(Q_AT(i), Q_AT(2 + i));
-#elif PN_KIND == PN_f32
-    return __builtin_shufflevector(JOIN8(Q_AT(i), Q_AT(4 + i)), JOIN8(Q_AT(8 + i), Q_AT(12 + i)), 0,
-                                   1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-    return JOIN8(JOIN4(Q_AT(i), Q_AT(2 + i)), JOIN4(Q_AT(4 + i), Q_AT(6 + i)));
-#endif
-}
-
 #define THIRDS ((PN_VL + 2) / 3)
 
-/* r[i][j] = element i of column j, i < QL, j < PN_VL; then steps on to the next QL elements */
-PN_INLINE void turn(V *r, const char **from, int64_t cs) {
-    V x[QL];
-    ALL(i, QL) x[i] = gather_lanes(from, cs, i);
-    ALL(i, THIRDS) from[i] += 16;
+/* Element 0 of column i; from: every third column, cs bytes apart. */
+#define COLUMN(type, i) (*(const type *)(from[(i) / 3] + (i) % 3 * cs))
+
+/* The square of QL by QL in each 16 bytes of x. */
+PN_INLINE void turn_squares(V *r, const V *x) {
 #if PN_KIND == PN_f32
     V ac = __builtin_shufflevector(x[0], x[1], LANES(0, PN_VL, 1, PN_VL + 1));
     V bd = __builtin_shufflevector(x[2], x[3], LANES(0, PN_VL, 1, PN_VL + 1));
@@ -78,6 +62,50 @@ PN_INLINE void turn(V *r, const char **from, int64_t cs) {
 #endif
 }
 
+/* r[i][j] = element i of column j, i < TL, j < PN_VL; then steps on to the next TL elements. Lane l of 16
+ * bytes begins as QL elements of column l * QL + i; with 64 bytes twice as many are loaded at once, for
+ * half of the loads: these and the shuffles are what it takes. */
+#if PN_VBYTES == 64
+#define TL (2 * QL)
+typedef T half_mem __attribute__((vector_size(32), aligned(sizeof(T)), may_alias));
+#if PN_KIND == PN_f32
+#define JOIN JOIN16
+#define NEAR 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27
+#define FAR 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31
+#else
+#define JOIN JOIN8
+#define NEAR 0, 1, 4, 5, 8, 9, 12, 13
+#define FAR 2, 3, 6, 7, 10, 11, 14, 15
+#endif
+PN_INLINE void turn(V *r, const char **from, int64_t cs) {
+    V near[QL], far[QL];
+    ALL(i, QL) {
+        V x = JOIN(COLUMN(half_mem, i), COLUMN(half_mem, QL + i));
+        V y = JOIN(COLUMN(half_mem, 2 * QL + i), COLUMN(half_mem, 3 * QL + i));
+        near[i] = __builtin_shufflevector(x, y, NEAR);
+        far[i] = __builtin_shufflevector(x, y, FAR);
+    }
+    ALL(i, THIRDS) from[i] += TL * sizeof(T);
+    turn_squares(r, near);
+    turn_squares(r + QL, far);
+}
+#else
+#define TL QL
+PN_INLINE void turn(V *r, const char **from, int64_t cs) {
+    V x[QL];
+    ALL(i, QL)
+#if PN_VBYTES == 16
+    x[i] = COLUMN(qmem, i);
+#elif PN_KIND == PN_f32
+    x[i] = JOIN8(COLUMN(qmem, i), COLUMN(qmem, QL + i));
+#else
+    x[i] = JOIN4(COLUMN(qmem, i), COLUMN(qmem, QL + i));
+#endif
+    ALL(i, THIRDS) from[i] += TL * sizeof(T);
+    turn_squares(r, x);
+}
+#endif
+
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* As wide as the kernel takes, such that the last panel is no less than a vector wide if n is not. */
@@ -86,9 +114,26 @@ PN_INLINE int64_t panel_width(int64_t left) {
     return left < NR + PN_VL ? PN_VL : NR;
 }
 
+/* to[p * w + i] = b[p + i * cs], i < PN_VL, for p < k in whole steps of TL; returns where it ended. */
+PN_INLINE int64_t turn_columns(T *to, int64_t w, const T *b, int64_t cs, int64_t k) {
+    enum { LINE = PN_ALIGN / sizeof(T), PART = LINE / TL };
+    const char *from[THIRDS];
+    int64_t p = 0;
+    ALL(i, THIRDS) from[i] = (const char *)(b + 3 * i * cs);
+    for (; p + TL <= k; p += TL) {
+        V r[TL];
+        ALL(i, PN_VL / PART)
+        __builtin_prefetch(b + (PN_VL + p / TL % PART * (PN_VL / PART) + i) * cs + p);
+        turn(r, from, cs * (int64_t)sizeof(T));
+        ALL(i, TL) pn_store(to + (p + i) * w, r[i]);
+    }
+    return p;
+}
+
 /* A panel of B, n columns of k rows: to[p * w + j] = b[p * rs + j * cs]. The w - n columns beyond n
  * repeat the last: they are never stored, and any number of B's own is safe and no slower than it. */
 static void pack_panel(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int64_t n, int64_t k) {
+    enum { FEW = 32 };
     if (cs == 1 && n >= PN_VL) {
         for (int64_t p = 0; p < k; p++, to += w, b += rs) {
             pn_store(to, pn_load(b));
@@ -97,18 +142,15 @@ static void pack_panel(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int
         return;
     }
     for (int64_t j = 0; j < w; j += PN_VL, b += PN_VL * cs) {
-        int64_t p = 0;
-        if (rs == 1 && n - j >= PN_VL) {
-            const char *from[THIRDS];
-            ALL(i, THIRDS) from[i] = (const char *)(b + 3 * i * cs);
-            for (; p + QL <= k; p += QL) {
-                V r[QL];
-                __builtin_prefetch(b + (PN_VL + p / QL % PN_VL) * cs + p);
-                turn(r, from, cs * (int64_t)sizeof(T));
-                ALL(i, QL) pn_store(to + (p + i) * w + j, r[i]);
+        int64_t p = 0, last = pn_min(PN_VL, n - j) - 1;
+        if (rs == 1 && last == PN_VL - 1)
+            p = turn_columns(to + j, w, b, cs, k);
+        else if (rs == 1)
+            for (T part[PN_VL * FEW]; p + FEW <= k; p += FEW) {
+                ALL(i, PN_VL) memcpy(part + i * FEW, b + p + pn_min(i, last) * cs, FEW * sizeof(T));
+                turn_columns(to + p * w + j, w, part, FEW, FEW);
             }
-        }
-        for (int64_t last = pn_min(PN_VL, n - j) - 1; p < k; p++)
+        for (; p < k; p++)
             ALL(i, PN_VL) to[p * w + j + i] = b[p * rs + pn_min(i, last) * cs];
     }
 }

@@ -1,25 +1,32 @@
-/* pn_gemm_row.h: one row of A by B, where nothing is read twice.
+/* pn_gemm_row.h: one row of A by B, where nothing is read twice and memory sets the pace.
  *
- *     to[j] = fma(a_p, b_pj, ... fma(a_0, b_0j, 0)),  p < k, j < n
+ *     rows of B contiguous:      to[j] = fma(a_p, b_pj, ... fma(a_0, b_0j, 0)),  p < k
+ *     columns of B contiguous:   to[j] = tree of l < SUMS of s_l,  s_l = fma(a_p, b_pj, ...) over p % SUMS == l
  *
- * B is streamed once, 8 rows at a time where its rows are contiguous (x W), turned in registers where its
- * columns are (x W' with a W by rows). The sums are those of the tile kernel, in its order.
+ * The former (x W) are the sums of the tile kernel in its order; B is streamed once, STREAMS rows at a time.
+ * The latter (x W' with a W by rows) are dot products along memory, one column after another. The tile
+ * kernel's order would need a transpose in registers, which takes twice the time of reading B from L2 or L3.
+ * k counts as padded with zeros; the tree halves: lane l is joined with l + SUMS/2, then SUMS/4 ... 1.
  */
 #ifndef PN_GEMM_ROW_H
 #define PN_GEMM_ROW_H
 
 #include "pn_gemm_pack.h"
 
+PN_INLINE void add_part(const int rows, const int nv, T *to, const V *x, const T *b, int64_t rs) {
+    V s[RUN];
+    ALL(v, nv) s[v] = pn_load(to + v * PN_VL);
+    ALL(i, rows) ALL(v, nv) pn_fma_to(&s[v], x[i], pn_load(b + i * rs + v * PN_VL));
+    ALL(v, nv) pn_store(to + v * PN_VL, s[v]);
+}
+
 PN_INLINE void add_rows(const int rows, T *to, const T *a, int64_t acs, const T *b, int64_t rs,
                         int64_t n) {
     V x[STREAMS];
     int64_t j = 0;
     ALL(i, rows) x[i] = pn_set1(a[i * acs]);
-    for (; j + PN_VL <= n; j += PN_VL) {
-        V s = pn_load(to + j);
-        ALL(i, rows) pn_fma_to(&s, x[i], pn_load(b + i * rs + j));
-        pn_store(to + j, s);
-    }
+    for (; j + RUN * PN_VL <= n; j += RUN * PN_VL) add_part(rows, RUN, to + j, x, b + j, rs);
+    for (; j + PN_VL <= n; j += PN_VL) add_part(rows, 1, to + j, x, b + j, rs);
     if (j < n) {
         V s = pn_load(to + j);
         ALL(i, rows) pn_fma_to(&s, x[i], pn_load_part(b + i * rs + j, n - j, 0));
@@ -36,46 +43,28 @@ static void row_by_rows(T *to, const T *a, int64_t acs, const T *b, int64_t rs, 
     for (; k > 0; k--, a += acs, b += rs) add_rows(1, to, a, acs, b, rs, n);
 }
 
-/* B's columns are contiguous. A cache line of a column at a time, as columns 4096 bytes apart share a set
- * of the cache; several vectors of sums by turns, lest each wait for itself. */
-PN_INLINE void turned(const int groups, T *to, const T *a, int64_t acs, const T *b, int64_t cs,
-                      int64_t k) {
-    enum { LINE = PN_ALIGN / sizeof(T) };
-    V sum[GROUPS], r[QL];
-    ALL(g, groups) sum[g] = (V){0};
-    for (int64_t p0 = 0, n; p0 < k; p0 += n, a += n * acs, b += n) {
-        n = pn_min(LINE, k - p0);
-        for (int g = 0; g < groups; g++) {
-            const T *first = b + g * PN_VL * cs;
-            const char *from[THIRDS];
-            V s = sum[g];
-            int64_t p = 0;
-            ALL(i, THIRDS) from[i] = (const char *)(first + 3 * i * cs);
-            ALL(i, PN_VL) __builtin_prefetch(first + i * cs + 2 * LINE);
-            for (; p + QL <= n; p += QL) {
-                turn(r, from, cs * (int64_t)sizeof(T));
-                ALL(i, QL) pn_fma_to(&s, pn_set1(a[(p + i) * acs]), r[i]);
-            }
-            for (; p < n; p++) {
-                V x = {0};
-                ALL(i, PN_VL) x[i] = first[i * cs + p];
-                pn_fma_to(&s, pn_set1(a[p * acs]), x);
-            }
-            sum[g] = s;
+PN_INLINE T dot(const T *a, const T *b, int64_t k) {
+    enum { NS = SUMS / PN_VL };
+    V s[NS];
+    int64_t p = 0;
+    ALL(i, NS) s[i] = (V){0};
+    for (; p + SUMS <= k; p += SUMS)
+        ALL(i, NS) pn_fma_to(&s[i], pn_load(a + p + i * PN_VL), pn_load(b + p + i * PN_VL));
+    if (p < k)
+        ALL(i, NS) {
+            int64_t at = p + i * PN_VL, left = k - at;
+            pn_fma_to(&s[i], pn_load_part(a + at, left, 0), pn_load_part(b + at, left, 0));
         }
-    }
-    ALL(g, groups) pn_store(to + g * PN_VL, sum[g]);
+    ALL(i, NS / 2) s[i] += s[i + NS / 2]; /* by constants, or the sums would live in memory */
+    ALL(i, NS / 4) s[i] += s[i + NS / 4];
+    ALL(i, NS / 8) s[i] += s[i + NS / 8];
+    ALL(i, NS / 16) s[i] += s[i + NS / 16];
+    return pn_hsum(s[0]);
 }
 
-/* n >= PN_VL; the last vector overlaps the one before where n is no multiple */
-static void row_by_columns(T *to, const T *a, int64_t acs, const T *b, int64_t cs, int64_t n,
-                           int64_t k) {
-    int64_t j = 0;
-    for (; j + GROUP <= n; j += GROUP) turned(GROUPS, to + j, a, acs, b + j * cs, cs, k);
-    for (; j < n; j += PN_VL) {
-        j = pn_min(j, n - PN_VL);
-        turned(1, to + j, a, acs, b + j * cs, cs, k);
-    }
+/* B's columns are contiguous, and a is. */
+static void row_by_columns(T *to, const T *a, const T *b, int64_t cs, int64_t n, int64_t k) {
+    for (int64_t j = 0; j < n; j++) to[j] = dot(a, b + j * cs, k);
 }
 
 #endif

@@ -19,7 +19,9 @@
 #include "pn_gemm.h"
 #include "pn_simd.h"
 
-#define KC 256 /* pn_gemm.c's: part of its promise */
+#define KC 256 /* pn_gemm.c's: part of its promise, as the next two */
+#define KD 2048
+#define SUMS ((int)(256 / sizeof(T)))
 #define MAXD (PN_GEMM_BATCH + 2)
 #define GUARD 64
 #define MARK ((T) - 12345.5)
@@ -131,17 +133,39 @@ static void scale(const pn_gemm_args *g) {
         for (int64_t j = 0; j < g->n; j++) g->c.p[i * g->c.rs + j * g->c.cs] *= by;
 }
 
+/* Whether the elements are dot products along memory: a single row by contiguous columns, or contiguous
+ * rows by a single column. A row of a batch that shares B is not single. */
+static int dots(const pn_gemm_args *g) {
+    int64_t rows = g->m;
+    for (int d = 0; d < g->n_batch; d++)
+        if (g->m == 1 && g->b.bs[d] == 0) rows *= g->batch[d];
+    return g->k > 1 && ((rows == 1 && g->b.rs == 1) || (rows > 1 && g->n == 1 && g->a.cs == 1));
+}
+
+/* The sum of n products from p on: SUMS chains, joined by halves. */
+static T tree(const pn_gemm_args *g, int64_t b, int64_t i, int64_t j, int64_t p, int64_t n) {
+    T s[SUMS] = {0};
+    for (int64_t e = 0; e < (n + SUMS - 1) / SUMS * SUMS; e++) {
+        T x = e < n ? *at(&g->a, g, b, i, p + e) : 0, y = e < n ? *at(&g->b, g, b, p + e, j) : 0;
+        s[e % SUMS] = madd(x, y, s[e % SUMS]);
+    }
+    for (int w = SUMS / 2; w > 0; w /= 2)
+        for (int l = 0; l < w; l++) s[l] += s[l + w];
+    return s[0];
+}
+
 static T define(const pn_gemm_args *g, int64_t b, int64_t i, int64_t j, wide *sum, wide *size) {
-    int64_t blocks = g->k ? (g->k + KC - 1) / KC : 1;
+    int64_t most = dots(g) ? KD : KC, blocks = g->k ? (g->k + most - 1) / most : 1;
     int64_t p = 0;
     T old = *at(&g->c, g, b, i, j), r = 0;
     *sum = g->accumulate ? old : 0;
     *size = fabs((double)*sum);
     for (int64_t q = 0; q < blocks; q++) {
-        T s = 0;
-        for (int64_t e = p + g->k / blocks + (q < g->k % blocks); p < e; p++) {
+        int64_t n = g->k / blocks + (q < g->k % blocks);
+        T s = most == KD ? tree(g, b, i, j, p, n) : 0;
+        for (int64_t e = p + n; p < e; p++) {
             T x = *at(&g->a, g, b, i, p), y = *at(&g->b, g, b, p, j);
-            s = madd(x, y, s);
+            if (most == KC) s = madd(x, y, s);
             *sum += (wide)x * y;
             *size += fabs((double)x * (double)y);
         }
@@ -238,6 +262,7 @@ static double one_case(void) {
     if (chance(8))
         g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
     if (chance(5)) g.m = 1 + below(20), g.n = 1 + below(20), g.k = 1800 + below(3000); /* k split */
+    if (chance(4)) g.m = 1, g.n = below(12), g.k = (chance(30) ? 16000 : 1900) + below(3000); /* dots */
     if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
     g.accumulate = chance(30);
     g.relu = chance(30);
