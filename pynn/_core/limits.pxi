@@ -40,7 +40,7 @@ def limit_stream(int reads, int writes, int64_t n, int64_t passes, str how="plai
     kept = []
     for k in range(reads + (0 if in_place else writes)):
         s = new_storage(n * sizeof(float))
-        memset(s.data, 0, n * sizeof(float))
+        memset(s.data, 1, n * sizeof(float))  # zeros travel faster: up to 1.5 times so on a Zen 5
         kept.append(s)
         if k < reads:
             x[k] = <float *>s.data
