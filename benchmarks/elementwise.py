@@ -3,21 +3,18 @@
     python benchmarks/elementwise.py [ROW ...] [--python PEER] [--peers torch,jax] [--threads N] [--rounds N]
 
 PEER is a Python that has torch and jax (default: this one). Each library runs in a process of its own;
-they take turns, one working at a time; the table tells the median of the rounds' ratios with its lower
+they take turns, one working at a time (JAX, which obeys no setting, is kept to as many CPUs); the table tells the median of the rounds' ratios with its lower
 quartile and range, then the geometric mean of the ratios to the best peer of each row. `fwd` computes
 the value; `both` the value and the gradients of all inputs from a given one of the value, as a layer
 amid a network does, and every library returns all of them. Results are compared before timing.
 """
 
 import argparse
-import json
 import math
-import os
 import sys
-import time
 
 import numpy as np
-from turns import Worker, ratio, take_turns, told
+from turns import Worker, excerpt, ratio, serve, take_turns, told, write
 
 TOKENS, FAR = (8, 197, 768), (4096, 4096)  # activations of a ViT; 64 MB, beyond any last-level cache meant here
 # row: op, shapes of its inputs, whether the backward is timed
@@ -138,12 +135,6 @@ def jax_calls(row):
     return {"fwd": lambda: (fwd(*xs).block_until_ready(),), "both": lambda: jax.block_until_ready(both(g, *xs))}
 
 
-def excerpt(arrays):
-    """Some elements of each array, evenly chosen."""
-    flat = [np.asarray(a).reshape(-1) for a in arrays]
-    return [a[:: max(1, a.size // 97)].tolist() for a in flat]
-
-
 def worker(lib, row, threads):
     """Answers each line of input, a pass and a number of calls, with the seconds that they took."""
     if lib == "jax":
@@ -158,23 +149,16 @@ def worker(lib, row, threads):
 
         torch.set_num_threads(threads)
         calls = eager_calls("torch", row)
-    print(json.dumps({k: excerpt(calls[k]()) for k in passes(row)}), flush=True)
-    for line in sys.stdin:
-        name, n = line.split()
-        call = calls[name]
-        start = time.perf_counter()
-        for _ in range(int(n)):
-            call()
-        print(time.perf_counter() - start, flush=True)
+    serve({k: excerpt(calls[k]()) for k in passes(row)}, calls)
 
 
 def compare(row, peers, options):
     """Rows of the report: the ratio of each pass to each peer."""
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(options.threads > 1).lower()}"
     workers = {}
     for lib in ("pynn", *peers):
         python = sys.executable if lib == "pynn" else options.python
-        workers[lib] = Worker([python, __file__, row, "--worker", lib, "--threads", str(options.threads)])
+        command = [python, __file__, row, "--worker", lib, "--threads", str(options.threads)]
+        workers[lib] = Worker(command, cpus=options.threads if lib == "jax" else None)
     results = {lib: w.results() for lib, w in workers.items()}
     for lib in peers if ROWS[row][0] not in RANDOM else ():
         for name in passes(row):
@@ -183,7 +167,7 @@ def compare(row, peers, options):
     rows = []
     for name in passes(row):
         times = take_turns(workers, lambda n, name=name: f"{name} {n}", options.rounds, options.budget, least=3)
-        rows += [{"row": row, "pass": name, "peer": lib, **ratio(times, lib)} for lib in peers]
+        rows += [{"row": row, "pass": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
     for w in workers.values():
         w.close()
     return rows
@@ -216,8 +200,7 @@ def main():
     mean = math.exp(sum(map(math.log, best)) / len(best))
     print(f"to the best peer: geometric mean {mean:.2f}, least {min(best):.2f}, of {len(best)} rows")
     if options.json:
-        with open(options.json, "w") as f:
-            json.dump({"threads": options.threads, "rows": rows, "mean": mean, "least": min(best)}, f, indent=1)
+        write(options.json, "elementwise", rows, options.python, mean=mean, least=min(best))
 
 
 if __name__ == "__main__":
