@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -46,6 +47,9 @@ def arguments(op: Op, size: str, rng: np.random.Generator, dtype) -> tuple[list,
     ell, dim = SIZES[size]
     if op.required:
         return from_sample(op, rng, dtype)
+    widest = max(len(dims) for _, dims, *_ in op.in_specs)
+    if widest > 0:  # rows of dim elements, and as many elements in all
+        ell, dim = (math.prod(ell) // dim,), dim if widest < 3 else round(math.prod(ell) ** (1 / widest))
     bound = {}
     args = []
     for name, dims, place, kind, optional, limit in op.in_specs:
