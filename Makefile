@@ -23,11 +23,12 @@ test: build/.strict $(VENV)/.test  ## build with warnings as errors, run the tes
 test-all: build/.strict $(VENV)/.test  ## the tests over the full product of ops and dimensions
 	PYNN_TEST_ALL=1 $(PY) -m pytest tests -q --durations=20 $(ARGS)
 
-bench: build/.built $(VENV)/.test  ## every op, beside what a product and a copy reach here
+bench: build/.built $(VENV)/.test  ## the machine's limits, and every op against them
 	$(PY) -m pynn bench $(ARGS)
 
-bench-peers: build/.built $(VENV)/.test .venv-peers/.ready  ## whole steps against other libraries
-	$(PY) benchmarks/steps.py T1 T2 --python .venv-peers/bin/python $(ARGS)
+bench-peers: build/.built $(VENV)/.test .venv-peers/.ready  ## all benchmarks beside other libraries, and docs/benchmarks.md
+	$(PY) benchmarks/run.py --python .venv-peers/bin/python $(ARGS)
+	$(PY) benchmarks/report.py
 
 mutants: build/.strict $(VENV)/.test  ## flip one sign per kernel: the tests must notice
 	$(PY) tests/mutants.py $(ARGS)
@@ -104,5 +105,5 @@ $(VENV)/.lint: Makefile | $(VENV)/.build
 
 .venv-peers/.ready:
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install -q torch jax onnx onnxruntime scikit-learn numpy
+	.venv-peers/bin/python -m pip install -q torch jax optax onnx onnxruntime scikit-learn numpy
 	@touch $@

@@ -1,23 +1,20 @@
-"""Memory-bound operations, pynn beside PyTorch eager and JAX jit (workload K4).
+"""Memory-bound operations, pynn beside PyTorch eager, JAX jit and NumPy (workload K4, reductions, copies).
 
     python benchmarks/elementwise.py [ROW ...] [--python PEER] [--peers torch,jax] [--threads N] [--rounds N]
 
 PEER is a Python that has torch and jax (default: this one). Each library runs in a process of its own;
-they take turns, one working at a time; the table tells the median of the rounds' ratios with its lower
+they take turns, one working at a time (JAX, which obeys no setting, is kept to as many CPUs); the table tells the median of the rounds' ratios with its lower
 quartile and range, then the geometric mean of the ratios to the best peer of each row. `fwd` computes
 the value; `both` the value and the gradients of all inputs from a given one of the value, as a layer
 amid a network does, and every library returns all of them. Results are compared before timing.
 """
 
 import argparse
-import json
 import math
-import os
 import sys
-import time
 
 import numpy as np
-from turns import Worker, ratio, take_turns, told
+from turns import Worker, excerpt, ratio, serve, take_turns, told, write
 
 TOKENS, FAR = (8, 197, 768), (4096, 4096)  # activations of a ViT; 64 MB, beyond any last-level cache meant here
 # row: op, shapes of its inputs, whether the backward is timed
@@ -38,9 +35,42 @@ ROWS = {
     "dropout": ("dropout", (TOKENS,), True),
     "relu_far": ("relu", (FAR,), True),
     "layernorm_far": ("layer_norm", (FAR, FAR[-1:], FAR[-1:]), True),
+    "softmax_far": ("softmax", (FAR,), True),
+    "copy_far": ("copy", (FAR,), False),
+    # op and dimension; "" is all of them
+    "sum": ("sum", (TOKENS,), False),
+    "sum_0": ("sum_0", ((1576, 768),), False),
+    "sum_1": ("sum_1", ((1576, 768),), False),
+    "sum_0_narrow": ("sum_0", ((8192, 10),), False),
+    "sum_1_narrow": ("sum_1", ((8192, 10),), False),
+    "sum_1_middle": ("sum_1", ((64, 197, 33),), False),
+    "sum_0_odd": ("sum_0", ((1001, 333),), False),
+    "amax": ("amax", (TOKENS,), False),
+    "amax_0": ("amax_0", ((1576, 768),), False),
+    "amax_1": ("amax_1", ((1576, 768),), False),
+    "amax_1_narrow": ("amax_1", ((8192, 10),), False),
+    "argmax_0": ("argmax_0", ((1576, 768),), False),
+    "argmax_1": ("argmax_1", ((1576, 1000),), False),
+    "argmax_1_narrow": ("argmax_1", ((8192, 10),), False),
+    "prod_0": ("prod_0", ((1001, 333),), False),
+    "prod_1": ("prod_1", ((1001, 333),), False),
+    # what is moved
+    "copy": ("copy", (TOKENS,), False),
+    "transpose": ("transpose", ((1024, 1024),), False),
+    "transpose_odd": ("transpose", ((1001, 333),), False),
+    "heads": ("heads", ((8, 197, 3, 64),), False),
+    "channels": ("channels", ((16, 64, 56, 56),), False),
+    "embedding": ("embedding", ((50_000, 64),), True),
+    "cat": ("cat", ((1576, 768), (1576, 768)), False),
 }
-K4 = ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far")
+GROUPS = {
+    "K4": ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far"),
+    "reductions": tuple(r for r, (op, *_) in ROWS.items() if op.split("_")[0] in ("sum", "amax", "argmax", "prod")),
+    "moves": ("copy", "transpose", "transpose_odd", "heads", "channels", "embedding", "cat", "dropout", "rmsnorm",
+              "log_softmax", "gelu_tanh", "cross_entropy"),
+}  # fmt: skip
 RANDOM = ("dropout",)  # not compared: each library draws its own mask
+AXES = {"transpose": (1, 0), "heads": (0, 2, 1, 3), "channels": (0, 2, 3, 1)}
 
 
 def passes(row):
@@ -52,7 +82,21 @@ def arrays(row):
     rng = np.random.default_rng(0)
     op, shapes, _ = ROWS[row]
     xs = [rng.standard_normal(s, np.float32) for s in shapes]
+    if op == "embedding":
+        return xs, rng.integers(0, len(xs[0]), (256, 32))
     return xs, rng.integers(0, shapes[0][-1], shapes[0][:-1]) if op == "cross_entropy" else None
+
+
+def gradient_shape(row):
+    """The shape of the value of a row whose backward is timed."""
+    op, shapes, _ = ROWS[row]
+    return {"cross_entropy": (), "embedding": (256, 32, 64)}.get(op, shapes[0])
+
+
+def reduction(op):
+    """(name, dimension or None) of an op like sum_0; None where it is no reduction."""
+    name, _, dim = op.partition("_")
+    return (name, int(dim) if dim else None) if name in ("sum", "amax", "argmax", "prod") else None
 
 
 def function(F, lib, op, labels):
@@ -68,7 +112,15 @@ def function(F, lib, op, labels):
         "add": lib.add,
         "cross_entropy": lambda x: F.cross_entropy(x, labels),
         "dropout": lambda x: F.dropout(x, 0.1),
+        "copy": lambda x: x.clone(),
+        "embedding": lambda w: F.embedding(labels, w),
+        "cat": lambda x, y: lib.cat((x, y), 1),
     }
+    if op in AXES:  # into row-major memory
+        return lambda x: x.permute(AXES[op]).contiguous()
+    if found := reduction(op):
+        name, dim = found
+        return lambda x: getattr(x, name)(*(() if dim is None else (dim,)))
     return table[op]
 
 
@@ -86,7 +138,7 @@ def eager_calls(name, row):
     leaves = [x.clone() for x in xs]
     for x in leaves:
         x.requires_grad = True
-    shape = () if labels is not None else xs[0].shape
+    shape = gradient_shape(row)
     g = lib.from_numpy(np.random.default_rng(1).standard_normal(shape, np.float32).reshape(shape))
 
     def both():
@@ -120,14 +172,22 @@ def jax_calls(row):
         "relu": jax.nn.relu,
         "add": jnp.add,
         "cross_entropy": lambda x: -jnp.take_along_axis(jax.nn.log_softmax(x, -1), target[:, None], -1).mean(),
+        "copy": lambda x: jnp.array(x, copy=True),
+        "embedding": lambda w: w[target],
+        "cat": lambda x, y: jnp.concatenate((x, y), 1),
     }
     xs, labels = arrays(row)
     target = None if labels is None else jnp.asarray(labels)
     if ROWS[row][0] == "dropout":
         table["dropout"] = lambda x: jnp.where(jax.random.bernoulli(jax.random.key(0), 0.9, x.shape), x / 0.9, 0.0)
-    f = table[ROWS[row][0]]
+    op = ROWS[row][0]
+    if op in AXES:
+        table[op] = lambda x: x.transpose(AXES[op])
+    if found := reduction(op):
+        table[op] = lambda x: getattr(jnp, found[0])(x, found[1])
+    f = table[op]
     xs = [jnp.asarray(x) for x in xs]
-    shape = () if labels is not None else xs[0].shape
+    shape = gradient_shape(row)
     g = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
 
     def both(g, *xs):
@@ -138,16 +198,30 @@ def jax_calls(row):
     return {"fwd": lambda: (fwd(*xs).block_until_ready(),), "both": lambda: jax.block_until_ready(both(g, *xs))}
 
 
-def excerpt(arrays):
-    """Some elements of each array, evenly chosen."""
-    flat = [np.asarray(a).reshape(-1) for a in arrays]
-    return [a[:: max(1, a.size // 97)].tolist() for a in flat]
+def numpy_calls(row):
+    """{pass: call} of NumPy, which has no backward."""
+    op = ROWS[row][0]
+    xs, labels = arrays(row)
+    table = {
+        "add": lambda x, y: x + y,
+        "relu": lambda x: np.maximum(x, 0),
+        "copy": np.copy,
+        "embedding": lambda w: w[labels],
+        "cat": lambda x, y: np.concatenate((x, y), 1),
+    }
+    if op in AXES:
+        table[op] = lambda x: np.ascontiguousarray(x.transpose(AXES[op]))
+    if found := reduction(op):
+        table[op] = lambda x: getattr(np, found[0])(x, found[1])
+    return {"fwd": lambda: (table[op](*xs),)}
 
 
 def worker(lib, row, threads):
     """Answers each line of input, a pass and a number of calls, with the seconds that they took."""
     if lib == "jax":
         calls = jax_calls(row)
+    elif lib == "numpy":
+        calls = numpy_calls(row)
     elif lib == "pynn":
         import pynn
 
@@ -158,23 +232,16 @@ def worker(lib, row, threads):
 
         torch.set_num_threads(threads)
         calls = eager_calls("torch", row)
-    print(json.dumps({k: excerpt(calls[k]()) for k in passes(row)}), flush=True)
-    for line in sys.stdin:
-        name, n = line.split()
-        call = calls[name]
-        start = time.perf_counter()
-        for _ in range(int(n)):
-            call()
-        print(time.perf_counter() - start, flush=True)
+    serve({k: excerpt(calls[k]()) for k in passes(row)}, calls)
 
 
 def compare(row, peers, options):
     """Rows of the report: the ratio of each pass to each peer."""
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(options.threads > 1).lower()}"
     workers = {}
     for lib in ("pynn", *peers):
         python = sys.executable if lib == "pynn" else options.python
-        workers[lib] = Worker([python, __file__, row, "--worker", lib, "--threads", str(options.threads)])
+        command = [python, __file__, row, "--worker", lib, "--threads", str(options.threads)]
+        workers[lib] = Worker(command, cpus=options.threads if lib == "jax" else None)
     results = {lib: w.results() for lib, w in workers.items()}
     for lib in peers if ROWS[row][0] not in RANDOM else ():
         for name in passes(row):
@@ -183,7 +250,7 @@ def compare(row, peers, options):
     rows = []
     for name in passes(row):
         times = take_turns(workers, lambda n, name=name: f"{name} {n}", options.rounds, options.budget, least=3)
-        rows += [{"row": row, "pass": name, "peer": lib, **ratio(times, lib)} for lib in peers]
+        rows += [{"row": row, "pass": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
     for w in workers.values():
         w.close()
     return rows
@@ -191,7 +258,7 @@ def compare(row, peers, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)} (default: those of K4)")
+    parser.add_argument("rows", nargs="*", help=f"of {', '.join(ROWS)}, or a group, {', '.join(GROUPS)} (default: K4)")
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch and jax")
     parser.add_argument("--peers", default="torch,jax")
     parser.add_argument("--threads", type=int, default=1)
@@ -200,14 +267,14 @@ def main():
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    unknown = [r for r in options.rows if r not in ROWS]
+    unknown = [r for r in options.rows if r not in {**ROWS, **GROUPS}]
     if unknown:
-        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join([*GROUPS, *ROWS])}")
     if options.worker:
         worker(options.worker, options.rows[0], options.threads)
         return
     rows, best = [], []
-    for row in options.rows or K4:
+    for row in [r for name in options.rows or ("K4",) for r in GROUPS.get(name, (name,))]:
         found = compare(row, options.peers.split(","), options)
         for r in found:
             print(f"{row} {r['pass']} {options.threads} thread(s): {told(r['peer'], r)}", flush=True)
@@ -216,8 +283,7 @@ def main():
     mean = math.exp(sum(map(math.log, best)) / len(best))
     print(f"to the best peer: geometric mean {mean:.2f}, least {min(best):.2f}, of {len(best)} rows")
     if options.json:
-        with open(options.json, "w") as f:
-            json.dump({"threads": options.threads, "rows": rows, "mean": mean, "least": min(best)}, f, indent=1)
+        write(options.json, "elementwise", rows, options.python, mean=mean, least=min(best))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ the last lines tell what clipping adds to pynn's own step. Parameters after 3 st
 """
 
 import argparse
-import json
 import statistics
 import sys
-import time
 
 import numpy as np
-from turns import Worker, ratio, take_turns, told
+from turns import Worker, excerpt, ratio, serve, take_turns, told, write
 
 K5 = (50, 200_000)  # tensors, elements of each
 ROWS = {  # optimizer, its options, number and size of the tensors, whether gradients are clipped
@@ -62,10 +60,6 @@ def make(lib, row):
     return step, params
 
 
-def excerpt(params):
-    return [p.detach().numpy()[:: max(1, p.shape[0] // 7)].tolist() for p in params[::7]]
-
-
 def worker(lib, row, threads):
     """Answers each line of input, a number of steps, with the seconds that they took."""
     if lib == "pynn":
@@ -76,13 +70,7 @@ def worker(lib, row, threads):
     step, params = make(lib, row)
     for _ in range(3):
         step()
-    print(json.dumps(excerpt(params)), flush=True)
-    for line in sys.stdin:
-        n = int(line)
-        start = time.perf_counter()
-        for _ in range(n):
-            step()
-        print(time.perf_counter() - start, flush=True)
+    serve(excerpt([p.detach() for p in params[::7]]), {"step": step})
 
 
 def turns(jobs, options):
@@ -105,6 +93,7 @@ def main():
     parser.add_argument("--python", default=sys.executable, help="a Python that has torch")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if unknown := [name for name in options.names if name not in ROWS]:
@@ -113,15 +102,20 @@ def main():
         worker(options.worker, options.names[0], options.threads)
         return
     names = options.names or list(ROWS)
+    rows = []
     for row in names:
         found, times = turns({"pynn": ("pynn", row), "torch": ("torch", row)}, options)
         np.testing.assert_allclose(found["pynn"], found["torch"], rtol=1e-4, atol=1e-6)
-        print(f"{row} {options.threads} thread(s): {told('torch', ratio(times, 'torch'))}")
+        rows.append({"row": row, "threads": options.threads, "peer": "torch", **ratio(times, "torch")})
+        print(f"{row} {options.threads} thread(s): {told('torch', rows[-1])}", flush=True)
     for row in (r for r in names if r.endswith("_clip")):
         _, times = turns({"clipped": ("pynn", row), "plain": ("pynn", row.removesuffix("_clip"))}, options)
         added = sorted(a / b - 1 for a, b in zip(times["clipped"], times["plain"]))
+        next(r for r in rows if r["row"] == row)["clipping_adds"] = statistics.median(added)
         print(f"{row} {options.threads} thread(s): clipping adds {statistics.median(added):.0%} to pynn's step "
-              f"(range {added[0]:.0%} to {added[-1]:.0%})")  # fmt: skip
+              f"(range {added[0]:.0%} to {added[-1]:.0%})", flush=True)  # fmt: skip
+    if options.json:
+        write(options.json, "optim", rows, options.python)
 
 
 if __name__ == "__main__":

@@ -136,4 +136,15 @@ const pn_kernel_info *pn_kernel(int id);
 pn_fn pn_kernel_fn(int id, int dtype); /* NULL where the kernel has no form for dtype */
 pn_scratch_fn pn_kernel_scratch(int id, int dtype); /* NULL where it needs none */
 
+/* ---- pn_limits.c: what the machine can do, for benchmarks -------------------------------------- */
+
+enum { PN_STREAM_PLAIN, PN_STREAM_PAST, PN_STREAM_AHEAD, PN_STREAM_HOWS }; /* past the caches; fetching ahead */
+enum { PN_STREAM_READS = 4, PN_STREAM_WRITES = 3 };
+
+/* At an ISA level: flops done by `threads` shares of rounds; result holds `threads` numbers. */
+double pn_limit_fma(int isa, int threads, int64_t rounds, float *result);
+/* passes over n elements each of x[reads] and y[writes], aligned to PN_ALIGN */
+void pn_limit_stream(int isa, int threads, float *const *x, int reads, float *const *y, int writes,
+                     int64_t n, int64_t passes, int how);
+
 #endif

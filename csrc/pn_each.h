@@ -40,7 +40,7 @@ typedef int64_t VI;
 #define PN_BLOCK 256
 #define PN_EACH_MAX 8          /* arrays of one loop */
 #define PN_EACH_CHUNK 32768    /* elements a chunk */
-#define PN_STREAM (16 << 20)   /* bytes: more than a core's share of the last-level cache */
+#define PN_STREAM (12 << 20)   /* bytes: more than a core's share of the last-level cache */
 
 /* n elements; stream: out is aligned to PN_ALIGN and goes past the caches */
 typedef void (*pn_block_fn)(const T *const *in, T *const *out, int64_t n, const pn_value *par,

@@ -46,6 +46,12 @@ enum { F32, F64, INT, N_FORM }; /* the forms of a kernel */
 #undef PN_KERNEL
 #undef PN_SCRATCH
 #undef ARGS
+#define ARGS (int, int64_t, float *)
+DECLARE(double, limit_fma, f32)
+#undef ARGS
+#define ARGS (int, float *const *, int, float *const *, int, int64_t, int64_t, int)
+DECLARE(void, limit_stream, f32)
+#undef ARGS
 #define ARGS (const pn_call *)
 #define PN_KERNEL(stem, name, kinds, ins, outs, pars)
 #undef FLOATS
@@ -137,4 +143,16 @@ pn_scratch_fn pn_kernel_scratch(int id, int dtype) {
         atomic_store_explicit(&place[id], (int16_t)++at, memory_order_relaxed);
     }
     return scratches[at - 1].name ? scratches[at - 1].fn[form_of(dtype)][pn_isa()] : NULL;
+}
+
+double pn_limit_fma(int isa, int threads, int64_t rounds, float *result) {
+    static double (*const fn[PN_NISA])(int, int64_t, float *) = ROW(limit_fma, f32);
+    return fn[isa](threads, rounds, result);
+}
+
+void pn_limit_stream(int isa, int threads, float *const *x, int reads, float *const *y, int writes,
+                     int64_t n, int64_t passes, int how) {
+    static void (*const fn[PN_NISA])(int, float *const *, int, float *const *, int, int64_t, int64_t,
+                                     int) = ROW(limit_stream, f32);
+    fn[isa](threads, x, reads, y, writes, n, passes, how);
 }

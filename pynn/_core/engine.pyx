@@ -80,6 +80,11 @@ cdef extern from "pn.h" nogil:
     const pn_kernel_info *pn_kernel(int id) noexcept
     pn_fn pn_kernel_fn(int id, int dtype) noexcept
     pn_scratch_fn pn_kernel_scratch(int id, int dtype) noexcept
+    enum:
+        PN_STREAM_PLAIN, PN_STREAM_PAST, PN_STREAM_AHEAD, PN_STREAM_HOWS, PN_STREAM_READS, PN_STREAM_WRITES
+    double pn_limit_fma(int isa, int threads, int64_t rounds, float *result) noexcept
+    void pn_limit_stream(int isa, int threads, float **x, int reads, float **y, int writes, int64_t n,
+                         int64_t passes, int how) noexcept
 
 cdef extern from "Python.h":
     object PyDictProxy_New(object)
@@ -116,3 +121,4 @@ include "compiled.pxi"
 include "session.pxi"
 include "runtime.pxi"
 include "blas.pxi"
+include "limits.pxi"

@@ -1,22 +1,27 @@
 """`python -m pynn bench [name ...]`: every op from its entry, forward and forward + backward.
 
-A row tells the time of a call, the bandwidth of its compulsory bytes (inputs read once, outputs
-written once) and the arithmetic rate, each against what this machine reaches in the same run: the
-copy kernel on the same footprint, and the product 512×512×512.
+A row tells the time of a call and its share of the roofline: what the machine needs, measured in the same
+run, to move the call's compulsory bytes (inputs read once, outputs written once) at the same footprint and mix
+of reads and writes, or to do its flops. The time is that of a Python call, whose own cost is all there is to see
+at size small.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from .. import _core
 from ..op import OPS, Effect, Op
 from ..tensor import Tensor
+from . import limits
 
 SIZES = {"small": ((8, 32), 32), "medium": ((128, 512), 128), "large": ((1024, 4096), 512)}
 
@@ -42,6 +47,9 @@ def arguments(op: Op, size: str, rng: np.random.Generator, dtype) -> tuple[list,
     ell, dim = SIZES[size]
     if op.required:
         return from_sample(op, rng, dtype)
+    widest = max(len(dims) for _, dims, *_ in op.in_specs)
+    if widest > 0:  # rows of dim elements, and as many elements in all
+        ell, dim = (math.prod(ell) // dim,), dim if widest < 3 else round(math.prod(ell) ** (1 / widest))
     bound = {}
     args = []
     for name, dims, place, kind, optional, limit in op.in_specs:
@@ -71,10 +79,22 @@ def from_sample(op: Op, rng: np.random.Generator, dtype) -> tuple[list, dict] | 
             for a in args], params  # fmt: skip
 
 
-def cost(op: Op, args: list, params: dict, outs: list) -> tuple[int, float]:
-    """(compulsory bytes, flops) of one forward call."""
-    nbytes = int(_core.bytes_of(op, tuple(args), tuple(outs), params))
-    return nbytes, _core.flops_of(op, tuple(args), params, outs[0].size if outs else 0)
+def traffic(op: Op, args: list, params: dict, outs: list) -> tuple[float, float, float]:
+    """(bytes read, bytes written, flops) of one forward call."""
+    total = _core.bytes_of(op, tuple(args), tuple(outs), params)
+    written = min(total, sum(map(nbytes, outs)))
+    return total - written, written, _core.flops_of(op, tuple(args), params, outs[0].size if outs else 0)
+
+
+def nbytes(t: Tensor | None) -> int:
+    return 0 if t is None else t.size * t.dtype.itemsize
+
+
+def back_traffic(op: Op, args: list, outs: list) -> tuple[float, float]:
+    """(bytes read, bytes written) by the op's backward kernel."""
+    size = dict(zip((*op.in_names, *op.out_names), map(nbytes, (*args, *outs)), strict=True))
+    sizes = size | {"d" + name: n for name, n in size.items()}
+    return sum(sizes[n] for n in op.bwd.in_names), sum(sizes[n] for n in op.bwd.out_names)
 
 
 def row(op: Op, size: str, rng: np.random.Generator, dtype) -> dict | None:
@@ -85,39 +105,44 @@ def row(op: Op, size: str, rng: np.random.Generator, dtype) -> dict | None:
     args, params = made
     result = op(*args, **params)
     outs = [t for t in (result if isinstance(result, tuple) else (result,)) if isinstance(t, Tensor)]
-    nbytes, flops = cost(op, args, params, outs)
+    read, written, flops = traffic(op, args, params, outs)
     forward = timed(lambda: op(*args, **params))
-    entry = {"op": op.name, "size": size, "shapes": [None if a is None else a.shape for a in args], "bytes": nbytes,
-             "flops": flops, "forward_us": forward * 1e6}  # fmt: skip
+    least = limits.roofline(read, written, flops)
+    entry = {"op": op.name, "size": size, "shapes": [None if a is None else a.shape for a in args],
+             "bytes": read + written, "flops": flops, "forward_us": forward * 1e6,
+             "roofline_us": least * 1e6, "share": least / forward}  # fmt: skip
     live = [a for a in args if a is not None and a.dtype.kind == "f"]
     if live and outs and outs[0].dtype.kind == "f" and not isinstance(op, Effect):
-        for a in live:
-            a.requires_grad = True
-        seed = Tensor(np.ones(outs[0].shape, outs[0].dtype))
-
-        def both():
-            y = op(*args, **params)
-            y = y[0] if isinstance(y, tuple) else y
-            y.backward(seed)
-            for a in live:
-                a.grad = None
-
-        entry["forward_backward_us"] = timed(both) * 1e6
-    entry["copy_us"] = copy_time(nbytes) * 1e6
-    entry["bandwidth_share"] = entry["copy_us"] / entry["forward_us"]
+        both = timed(forward_backward(op, args, params, live, outs[0]))
+        entry["forward_backward_us"] = both * 1e6
+        if op.bwd is not None and None not in args:
+            least += limits.roofline(*back_traffic(op, args, outs), 0)
+            entry["forward_backward_share"] = least / both
     return entry
 
 
-def copy_time(nbytes: int) -> float:
-    """Seconds that the copy kernel takes to move nbytes (half read, half written)."""
-    x = Tensor(np.zeros(max(1, nbytes // 8), np.float32))
-    return timed(lambda: OPS.copy(x), budget=0.03)
+def forward_backward(op: Op, args: list, params: dict, live: list, y: Tensor) -> Callable[[], None]:
+    """A function that computes the value and the gradients of `live`, from a gradient of y that is 1."""
+    for a in live:
+        a.requires_grad = True
+    seed = Tensor(np.ones(y.shape, y.dtype))
+
+    def both():
+        y = op(*args, **params)
+        y = y[0] if isinstance(y, tuple) else y
+        y.backward(seed)
+        for a in live:
+            a.grad = None
+
+    return both
 
 
-def peak_gflops(dtype) -> float:
-    """What the product 512×512×512 reaches here, in GFLOP/s."""
-    a = Tensor(np.ones((512, 512), dtype))
-    return 2 * 512**3 / timed(lambda: OPS.matmul(a, a)) / 1e9
+def told(r: dict) -> str:
+    """A row as text."""
+    seconds, share = r["forward_us"] / 1e6, r.get("forward_backward_share")
+    both = f"{r['forward_backward_us']:11.2f}" if "forward_backward_us" in r else " " * 11
+    return (f"{r['op']:32} {r['forward_us']:11.2f} {r['share']:7.0%} {both} {'' if share is None else f'{share:.0%}':>7}"
+            f" {r['bytes'] / seconds / 1e9:8.2f} {r['flops'] / seconds / 1e9:8.2f}")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,32 +150,41 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="ops to measure (default: all)")
     parser.add_argument("--size", choices=SIZES, default="medium")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--threads", type=int, help="default: as many as pynn.show_config() says")
+    parser.add_argument("--limits", action="store_true", help="measure the machine's limits alone")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     options = parser.parse_args(argv)
     unknown = [n for n in options.names if n not in OPS]
     if unknown:
         parser.error(f"no such op: {', '.join(unknown)}; there are {', '.join(sorted(op.name for op in OPS))}")
+    if options.threads:
+        _core.set_num_threads(options.threads)
+    found: dict[str, Any] = {"isa": _core.isa(), "threads": _core.get_num_threads(), "dtype": options.dtype}
+    if options.limits or not options.names:
+        found["limits"] = limits.measured()
+        print(limits.told(found["limits"]), flush=True)
+    if not options.limits:
+        found["rows"] = measure(options)
+    if options.json:
+        with open(options.json, "w") as f:
+            json.dump(found, f, indent=1)
+    return 0
+
+
+def measure(options: argparse.Namespace) -> list[dict]:
+    """Measures and prints the rows that were asked for."""
     rng = np.random.default_rng(0)
-    peak = peak_gflops(options.dtype)
-    print(f"isa {_core.isa()}, {_core.get_num_threads()} threads, {options.dtype}; matmul 512³: {peak:.1f} GFLOP/s")
-    print(f"{'op':24} {'forward µs':>11} {'fwd+bwd µs':>11} {'GB/s':>8} {'of copy':>8} {'GFLOP/s':>8} {'of peak':>8}")
+    print(f"isa {_core.isa()}, {_core.get_num_threads()} thread(s), {options.dtype}, "
+          f"multiply-adds {limits.peak_flops() / 1e9:.1f} GFLOP/s")  # fmt: skip
+    print(f"{'op':32} {'forward µs':>11} {'of roof':>7} {'fwd+bwd µs':>11} {'of roof':>7} {'GB/s':>8} {'GFLOP/s':>8}")
     rows = []
     for op in OPS:
         if (options.names and op.name not in options.names) or isinstance(op, Effect):
             continue
         r = row(op, options.size, rng, np.dtype(options.dtype))
         if r is None:
-            print(f"{op.name:24} needs arguments of its own: no sample in its entry")
+            print(f"{op.name:32} needs arguments of its own: no sample in its entry")
             continue
         rows.append(r)
-        seconds = r["forward_us"] / 1e6
-        both = f"{r['forward_backward_us']:11.2f}" if "forward_backward_us" in r else " " * 11
-        rate = r["flops"] / seconds / 1e9
-        print(f"{r['op']:24} {r['forward_us']:11.2f} {both} {r['bytes'] / seconds / 1e9:8.2f} "
-              f"{r['bandwidth_share']:7.0%} {rate:8.2f} {rate / peak:7.0%}")  # fmt: skip
-    if options.json:
-        with open(options.json, "w") as f:
-            json.dump(
-                {"isa": _core.isa(), "threads": _core.get_num_threads(), "peak_gflops": peak, "rows": rows}, f, indent=1
-            )
-    return 0
+        print(told(r), flush=True)
+    return rows
