@@ -51,11 +51,7 @@ static void pack_taps(const conv *c, int64_t group, int64_t o, int64_t t, T *to)
                 memcpy(to + i * wide, w + i * c->wi_, (size_t)n * sizeof(T));
             continue;
         }
-        for (int64_t i0 = 0; i0 < c->ki; i0 += 16) { /* a cache line of each output at a time */
-            int64_t m = pn_min(16, c->ki - i0);
-            for (int64_t e = 0; e < n; e++)
-                for (int64_t i = i0; i < i0 + m; i++) to[i * wide + e] = w[e * c->wo_ + i];
-        }
+        flip(to, wide, w, c->wo_, n, c->ki);
     }
 }
 
@@ -105,19 +101,20 @@ static void copy_block(const direct *j, int64_t n, int64_t images, int64_t h, in
 
 /* Each channel on its own: w is [taps, wide]. */
 static void run_lanes(const direct *j, const T *const *row, T *const *dst, int64_t pixels,
-                      const reads *r) {
+                      const reads *r, ahead next) {
     const conv *c = &j->c;
     parts tiles = cut(pixels, MR);
     target t = {dst, 0, c->co, c->bias, c->relu};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
+        fetch(&next);
         lanes_of[mr - 1](row, r, (const T *)j->scratch, round_up(c->co, PN_VL), &t);
         row += mr, t.dst += mr;
     }
 }
 
 static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64_t pixels,
-                      const reads *r, int64_t group, int64_t panel) {
+                      const reads *r, int64_t group, int64_t panel, ahead *next) {
     const conv *c = &j->c;
     parts tiles = cut(pixels, MR);
     int64_t o = panel * NR, nr = pn_min(NR, c->ko - o), to = group * c->ko + o;
@@ -125,6 +122,7 @@ static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64
     target t = {dst, to, nr, c->bias ? c->bias + to : NULL, c->relu};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
+        fetch(next);
         gathers[mr - 1][(nr - 1) / PN_VL](row, group * c->ki, r, w, &t);
         row += mr, t.dst += mr;
     }
@@ -153,14 +151,17 @@ static void run_block(const direct *j, int64_t k0, int worker) {
                                     c->co;
             }
     reads r = {c->rows.taps, c->rows.xt * rs, c->cols.taps, c->cols.xt * c->ci, c->ki};
+    int64_t first = pg * j->per_group, last = pn_min(first + j->per_group, j->panels * c->groups);
+    int64_t tiles = pn_ceil_div(pixels, MR) * (j->depthwise ? 1 : last - first);
+    ahead next = fetching(c->x + ((n + images - 1) * c->hi + h + j->hb) * c->wi * c->ci,
+                          (j->n_row == 1 ? images * c->hi : rows * c->rows.xs) * c->wi * c->ci, tiles);
     if (j->depthwise) {
-        run_lanes(j, row, dst, pixels, &r);
+        run_lanes(j, row, dst, pixels, &r, next);
         return;
     }
     if (c->groups == 1 && c->cols.xt == 1) r.run *= r.taps, r.taps = 1;
-    int64_t first = pg * j->per_group, last = pn_min(first + j->per_group, j->panels * c->groups);
     for (int64_t k = first; k < last; k++)
-        run_tiles(j, row, dst, pixels, &r, k / j->panels, k % j->panels);
+        run_tiles(j, row, dst, pixels, &r, k / j->panels, k % j->panels, &next);
 }
 
 static int64_t blocks_of(const direct *j) {

@@ -17,6 +17,60 @@
 #define TILE ALL(i, mr) ALL(v, nv)
 #define OPAQUE(x) __asm__ volatile("" : "+r"(x)) /* not to be computed ahead of the loop */
 
+/* x[i][j] and x[j][i] change places. */
+PN_INLINE void transpose(V x[PN_VL]) {
+    PN_UNROLL
+    for (int s = PN_VL / 2; s > 0; s /= 2) {
+        PN_UNROLL
+        for (int i = 0; i < PN_VL; i++) {
+            if (i & s) continue;
+            V a = x[i], b = x[i + s];
+#ifdef __clang__
+            for (int l = 0; l < PN_VL; l++) {
+                x[i][l] = l & s ? b[l - s] : a[l];
+                x[i + s][l] = l & s ? b[l] : a[l + s];
+            }
+#else
+            const VI up = ((PN_LANES & s) != 0) & (PN_VL - s);
+            x[i] = __builtin_shuffle(a, b, PN_LANES + up);
+            x[i + s] = __builtin_shuffle(a, b, PN_LANES + s + up);
+#endif
+        }
+    }
+}
+
+/* to[j, i] = x[i, j] for i < m, j < n; rows are ts and xs apart. */
+static void flip(T *to, int64_t ts, const T *x, int64_t xs, int64_t m, int64_t n) {
+    for (int64_t i = 0; i < m; i += PN_VL)
+        for (int64_t j = 0; j < n; j += PN_VL) {
+            if (i + PN_VL <= m && j + PN_VL <= n) {
+                V v[PN_VL];
+                ALL(k, PN_VL) v[k] = pn_load(x + (i + k) * xs + j);
+                transpose(v);
+                ALL(k, PN_VL) pn_store(to + (j + k) * ts + i, v[k]);
+                continue;
+            }
+            for (int64_t q = j; q < pn_min(n, j + PN_VL); q++)
+                for (int64_t p = i; p < pn_min(m, i + PN_VL); p++) to[q * ts + p] = x[p * xs + q];
+        }
+}
+
+/* What will be read next, fetched into L2 by and by: `step` bytes a time. */
+typedef struct ahead {
+    const char *at, *end;
+    int64_t step;
+} ahead;
+static inline void fetch(ahead *f) {
+    const char *to = f->at + f->step;
+    if (to > f->end) to = f->end;
+    for (; f->at < to; f->at += 64) __builtin_prefetch(f->at, 0, 2);
+}
+static inline ahead fetching(const T *from, int64_t n, int64_t times) {
+    int64_t bytes = n * (int64_t)sizeof(T);
+    return (ahead){(const char *)from, (const char *)from + bytes,
+                   round_up(pn_ceil_div(bytes, pn_max(1, times)), 64)};
+}
+
 /* Where the k of a pixel lie, from its pointer: row of taps, tap in the row, then `run` in a row. */
 typedef struct reads {
     int64_t rows, row_step, taps, tap_step, run;
@@ -96,6 +150,27 @@ PN_INLINE void lanes(const int mr, const T *const *row, const reads *r, const T 
     }
 }
 
+/* acc[b] += Σ_q x[q, b] d[q] over n pixels, for mr taps and up to a vector of channels */
+typedef void (*lane_sums_fn)(const T *x, int64_t xq, int64_t xb, const T *d, int64_t dq, int64_t n,
+                             int64_t channels, T *acc, int64_t as);
+
+PN_INLINE void lane_sums(const int mr, const T *x, int64_t xq, int64_t xb, const T *d, int64_t dq,
+                         int64_t n, int64_t channels, T *acc, int64_t as) {
+    V sum[MR];
+    ALL(b, mr) sum[b] = pn_load(acc + b * as);
+    if (channels >= PN_VL)
+        for (; n > 0; n--, x += xq, d += dq) {
+            V e = pn_load(d);
+            ALL(b, mr) pn_fma_to(&sum[b], pn_load(x + b * xb), e);
+        }
+    else
+        for (; n > 0; n--, x += xq, d += dq) {
+            V e = pn_load_part(d, channels, 0);
+            ALL(b, mr) pn_fma_to(&sum[b], pn_load_part(x + b * xb, channels, 0), e);
+        }
+    ALL(b, mr) pn_store(acc + b * as, sum[b]);
+}
+
 /* Pixels of outer: [n, rows, cols] with their steps in x and in d. */
 typedef struct pixels {
     int64_t n, rows, cols, xn, xr, xc, dn, dr, dc;
@@ -137,13 +212,19 @@ PN_INLINE void outer(const int mr, const int nv, const T *x0, const T *d0, const
     static void lanes_##mr(const T *const *row, const reads *r, const T *w, int64_t wide,          \
                            const target *t) {                                                      \
         lanes(mr, row, r, w, wide, t);                                                             \
+    }                                                                                              \
+    static void lane_sums_##mr(const T *x, int64_t xq, int64_t xb, const T *d, int64_t dq,         \
+                               int64_t n, int64_t channels, T *acc, int64_t as) {                  \
+        lane_sums(mr, x, xq, xb, d, dq, n, channels, acc, as);                                     \
     }
 HEIGHTS(KINDS)
 #define GATHERS(mr) {gather_##mr##_1, gather_##mr##_2},
 #define LANES(mr) lanes_##mr,
+#define LANE_SUMS(mr) lane_sums_##mr,
 #define OUTERS(mr) {outer_##mr##_1, outer_##mr##_2},
 static const gather_fn gathers[MR][NV] = {HEIGHTS(GATHERS)};
 static const lanes_fn lanes_of[MR] = {HEIGHTS(LANES)};
+static const lane_sums_fn lane_sums_of[MR] = {HEIGHTS(LANE_SUMS)};
 static const outer_fn outers[MR][NV] = {HEIGHTS(OUTERS)};
 
 #endif

@@ -102,9 +102,11 @@ typedef struct winograd {
     int64_t group, n_group; /* tiles at a time */
     int64_t ci, co, depth; /* channels rounded up; a panel's k */
     int64_t x_step, y_step, w_step; /* from one place to the next: V, M or E, U or D */
-    int64_t first; /* by weights: the tiles from here on are at work */
+    int64_t most, o0, no; /* y's channels at work: at most, from, how many */
+    int64_t first, at_work; /* tiles at work */
+    int shared;
     T *dw;
-    char *u, *v, *e; /* by weights: D, V, E; else U and a worker's V and M */
+    char *u, *v, *e; /* U, V and M, or D, V and E; unless shared, a worker has its own V and M */
     int64_t own; /* bytes of a worker */
 } winograd;
 
@@ -167,7 +169,7 @@ PN_INLINE void tile_back(const winograd *w, const int m, int64_t tile, T *to) {
     }
 }
 
-/* One tile of y from from[place, o] */
+/* One tile of y's channels at work from from[place, o] */
 PN_INLINE void tile_out(const winograd *w, const int m, int64_t tile, const T *from) {
     const conv *c = &w->c;
     int64_t n, p, q;
@@ -175,10 +177,11 @@ PN_INLINE void tile_out(const winograd *w, const int m, int64_t tile, const T *f
     corner(w, tile, &n, &p, &q);
     int64_t rows = pn_min(m, c->ho - p), cols = pn_min(m, c->wo - q);
     T *y = c->y + ((n * c->ho + p) * c->wo + q) * c->co;
-    for (int64_t o = 0; o < c->co; o += PN_VL) {
+    for (int64_t k = 0, o; k < w->no; k += PN_VL) {
+        o = w->o0 + k;
         for (int i = 0; i < m + 2; i++)
             for (int j = 0; j < m + 2; j++)
-                d[i * MOST + j] = pn_load(from + (i * (m + 2) + j) * w->y_step + o);
+                d[i * MOST + j] = pn_load(from + (i * (m + 2) + j) * w->y_step + k);
         square(line_at, m, m + 2, m, t, d);
         V b = c->bias ? pn_load_part(c->bias + o, c->co - o, 0) : (V){0};
         for (int64_t i = 0; i < rows; i++)
@@ -207,7 +210,7 @@ static void tiles_back(const winograd *w, int64_t tile, int64_t n, T *e) {
 }
 
 static void tiles_out(const winograd *w, int64_t tile, int64_t n, const T *from) {
-    for (int64_t k = 0; k < n; k++, from += w->co)
+    for (int64_t k = 0; k < n; k++, from += w->no)
         if (w->m == 4)
             tile_out(w, 4, tile + k, from);
         else
@@ -228,16 +231,16 @@ PN_INLINE void weights_in(const winograd *w, const int m, const T *packed, int64
     }
 }
 
-/* U of FEW input channels of one panel */
+/* U of FEW input channels of one panel at work */
 static void weights_body(pn_call *call, void *arg, int64_t chunk, int worker) {
     const winograd *w = arg;
-    int64_t parts_ = pn_ceil_div(w->c.ci, FEW), o = chunk / parts_ * NR, i = chunk % parts_ * FEW;
+    int64_t few = pn_ceil_div(w->c.ci, FEW), o = w->o0 + chunk / few * NR, i = chunk % few * FEW;
     int64_t wide = panel_width(w->c.co - o);
     T packed[9 * FEW * NR] __attribute__((aligned(PN_ALIGN)));
     conv part = w->c;
     part.w += i * part.wi_, part.ki = pn_min(FEW, w->c.ci - i);
     for (int64_t t = 0; t < 3; t++) pack_taps(&part, 0, o, t, packed);
-    T *to = (T *)w->u + o * w->depth + i * wide;
+    T *to = (T *)w->u + (o - w->o0) * w->depth + i * wide;
     (void)call, (void)worker;
     if (w->m == 4)
         weights_in(w, 4, packed, part.ki, wide, to);
@@ -245,12 +248,12 @@ static void weights_body(pn_call *call, void *arg, int64_t chunk, int worker) {
         weights_in(w, 2, packed, part.ki, wide, to);
 }
 
-/* dW of FEW input channels of one panel */
+/* dW of FEW input channels of one panel at work */
 PN_INLINE void weights_out(const winograd *w, const int m, int64_t o, int64_t i0) {
     const conv *c = &w->c;
     int64_t n = pn_min(FEW, c->ci - i0), wide = panel_width(c->co - o), nr = pn_min(NR, c->co - o);
     T g[9][FEW * NR] __attribute__((aligned(PN_ALIGN)));
-    const T *from = (const T *)w->u + o * w->depth + i0 * wide;
+    const T *from = (const T *)w->u + (o - w->o0) * w->depth + i0 * wide;
     for (int64_t i = 0; i < n * wide; i += PN_VL) {
         V d[MOST * MOST], t[MOST * MOST];
         for (int k = 0; k < (m + 2) * (m + 2); k++)
@@ -258,16 +261,13 @@ PN_INLINE void weights_out(const winograd *w, const int m, int64_t o, int64_t i0
         square(line_gt, m, m + 2, 3, t, d);
         for (int k = 0; k < 9; k++) pn_store(g[k] + i, t[k / 3 * MOST + k % 3]);
     }
-    for (int64_t e = 0; e < nr; e++)
-        for (int k = 0; k < 9; k++) {
-            T *to = w->dw + (o + e) * c->wo_ + k / 3 * c->wa + k % 3 * c->wb + i0;
-            for (int64_t i = 0; i < n; i++) to[i] = g[k][i * wide + e];
-        }
+    for (int k = 0; k < 9; k++)
+        flip(w->dw + o * c->wo_ + k / 3 * c->wa + k % 3 * c->wb + i0, c->wo_, g[k], wide, n, nr);
 }
 
 static void weights_out_body(pn_call *call, void *arg, int64_t chunk, int worker) {
     const winograd *w = arg;
-    int64_t parts_ = pn_ceil_div(w->c.ci, FEW), o = chunk / parts_ * NR, i = chunk % parts_ * FEW;
+    int64_t few = pn_ceil_div(w->c.ci, FEW), o = w->o0 + chunk / few * NR, i = chunk % few * FEW;
     (void)call, (void)worker;
     if (w->m == 4)
         weights_out(w, 4, o, i);
@@ -277,20 +277,21 @@ static void weights_out_body(pn_call *call, void *arg, int64_t chunk, int worker
 
 /* ---- products of one place ---------------------------------------------------------------------------- */
 
-/* M = V U for n tiles */
+/* M = V U for n tiles, channels o0 to o1 of those at work */
 static void place_product(const winograd *w, int64_t place, int64_t n, const T *v, T *to,
-                          int64_t o0, int64_t o1) {
+                          int64_t o0, int64_t o1, ahead *next) {
     const T *row[MR], *u = (const T *)w->u + place * w->w_step;
     T *dst[MR];
     parts rows = cut(n, MR);
     reads r = {1, 0, 1, 0, w->c.ci};
     for (int64_t o = o0; o < o1; o += NR) {
-        target t = {dst, o, pn_min(NR, w->co - o), NULL, 0};
+        target t = {dst, o, pn_min(NR, w->no - o), NULL, 0};
         for (int64_t k = 0, i = 0, mr; k < rows.n; k++, i += mr) {
             mr = rows.size + (k < rows.longer);
+            fetch(next);
             for (int64_t e = 0; e < mr; e++) {
                 row[e] = v + place * w->x_step + (i + e) * w->ci;
-                dst[e] = to + place * w->y_step + (i + e) * w->co;
+                dst[e] = to + place * w->y_step + (i + e) * w->no;
             }
             gathers[mr - 1][(t.nr - 1) / PN_VL](row, 0, &r, u + o * w->depth, &t);
         }
@@ -298,65 +299,31 @@ static void place_product(const winograd *w, int64_t place, int64_t n, const T *
 }
 
 /* D (+)= Vᵀ E for n tiles, one panel */
-static void place_adjoint(const winograd *w, int64_t place, int64_t o, int64_t n, int add) {
+static void place_adjoint(const winograd *w, int64_t place, int64_t o, int64_t n, int add,
+                          ahead *next) {
     int64_t nr = pn_min(NR, w->co - o);
     pixels p = {.n = 1, .rows = 1, .cols = n, .xc = w->ci, .dc = w->co};
     weigh_run((const T *)w->v + place * w->x_step, (const T *)w->e + place * w->y_step + o, &p,
-              (T *)w->u + place * w->w_step + o * w->depth, w->c.ci, nr, add);
+              (T *)w->u + place * w->w_step + (o - w->o0) * w->depth, w->c.ci, nr, add, next);
 }
 
-/* ---- forward and by data -------------------------------------------------------------------------------- */
+/* ---- the cut ------------------------------------------------------------------------------------------- */
 
-#define GROUP_BYTES (768 * 1024) /* of a worker's V and M */
-#define GROUPS 8 /* fewer than that: a group is shared out */
-
-static void group_body(pn_call *call, void *arg, int64_t chunk, int worker) {
-    const winograd *w = arg;
-    int64_t tile = chunk * w->group, n = pn_min(w->group, w->tiles - tile);
-    T *v = (T *)(w->v + worker * w->own), *to = v + w->places * w->x_step;
-    (void)call;
-    tiles_in(w, tile, n, v);
-    for (int64_t k = 0; k < w->places; k++) place_product(w, k, n, v, to, 0, w->co);
-    tiles_out(w, tile, n, to);
-}
-
-/* A group whose work is shared: tiles, or places and panels, are the chunks. */
-#define SHARED_TILES 4
-static void shared_in(pn_call *call, void *arg, int64_t chunk, int worker) {
-    const winograd *w = arg;
-    int64_t k = chunk * SHARED_TILES, n = pn_min(SHARED_TILES, w->tiles - k);
-    (void)call, (void)worker;
-    tiles_in(w, k, n, (T *)w->v + k * w->ci);
-}
-static void shared_product(pn_call *call, void *arg, int64_t chunk, int worker) {
-    const winograd *w = arg;
-    int64_t panels = pn_ceil_div(w->co, NR), o = chunk % panels * NR;
-    T *v = (T *)w->v;
-    (void)call, (void)worker;
-    place_product(w, chunk / panels, w->tiles, v, v + w->places * w->x_step, o,
-                  pn_min(o + NR, w->co));
-}
-static void shared_out(pn_call *call, void *arg, int64_t chunk, int worker) {
-    const winograd *w = arg;
-    int64_t k = chunk * SHARED_TILES, n = pn_min(SHARED_TILES, w->tiles - k);
-    (void)call, (void)worker;
-    tiles_out(w, k, n, (const T *)w->v + w->places * w->x_step + k * w->co);
-}
+#define U_BYTES (6 << 20) /* of U or D at work, where all tiles are */
 
 static winograd cut_tiles(const conv *c) {
     winograd w = {.c = *c};
-    int64_t wide[2];
+    int64_t work[2];
     for (int k = 0; k < 2; k++) { /* which m needs fewer products */
         int64_t m = k ? 2 : 4;
-        wide[k] = (m + 2) * (m + 2) * pn_ceil_div(c->ho, m) * pn_ceil_div(c->wo, m);
+        work[k] = (m + 2) * (m + 2) * pn_ceil_div(c->ho, m) * pn_ceil_div(c->wo, m);
     }
-    w.m = wide[0] <= wide[1] ? 4 : 2;
+    w.m = work[0] <= work[1] ? 4 : 2;
     w.places = (w.m + 2) * (w.m + 2);
     w.down = pn_ceil_div(c->ho, w.m), w.across = pn_ceil_div(c->wo, w.m);
     w.tiles = c->n * w.down * w.across;
     w.ci = round_up(c->ci, PN_VL), w.co = round_up(c->co, PN_VL);
     w.depth = c->ci;
-    w.w_step = place_step(w.co * w.depth);
     return w;
 }
 
@@ -366,43 +333,109 @@ static void set_group(winograd *w, int64_t group) {
     w->x_step = place_step(w->group * w->ci), w->y_step = place_step(w->group * w->co);
 }
 
+/* y's channels at work: all, or as many as U_BYTES hold. */
+static void set_channels(winograd *w, int all) {
+    int64_t panel = w->places * w->depth * NR * (int64_t)sizeof(T);
+    w->most = all ? w->co : pn_min(w->co, pn_max(1, U_BYTES / panel) * NR);
+    w->w_step = place_step(w->most * w->depth);
+}
+
+static int64_t next_channels(winograd *w, int64_t o0) {
+    w->o0 = o0, w->no = pn_min(w->most, w->co - o0);
+    return pn_ceil_div(w->no, NR);
+}
+
+/* ---- forward and by data -------------------------------------------------------------------------------- */
+
+#define GROUP_BYTES (768 * 1024) /* of a worker's V and M */
+#define GROUPS 8                 /* fewer than that: a group is shared out */
+#define SHARED_GROUP 512         /* tiles of one that is */
+#define SHARED_TILES 4           /* of a chunk of it */
+
+static void group_body(pn_call *call, void *arg, int64_t chunk, int worker) {
+    const winograd *w = arg;
+    int64_t tile = chunk * w->group, n = pn_min(w->group, w->tiles - tile), b, p, q;
+    T *v = (T *)(w->v + worker * w->own), *to = v + w->places * w->x_step;
+    (void)call;
+    corner(w, tile + n, &b, &p, &q);
+    ahead next = fetching(w->c.x + (b * w->c.hi + p) * w->c.wi * w->c.ci,
+                          pn_ceil_div(n, w->across) * w->m * w->c.wi * w->c.ci,
+                          w->places * pn_ceil_div(w->co, NR) * pn_ceil_div(n, MR));
+    tiles_in(w, tile, n, v);
+    for (int64_t k = 0; k < w->places; k++) place_product(w, k, n, v, to, 0, w->co, &next);
+    tiles_out(w, tile, n, to);
+}
+
+/* A group whose work is shared: tiles, or places and panels, are the chunks. */
+static void shared_in(pn_call *call, void *arg, int64_t chunk, int worker) {
+    const winograd *w = arg;
+    int64_t k = chunk * SHARED_TILES;
+    (void)call, (void)worker;
+    tiles_in(w, w->first + k, pn_min(SHARED_TILES, w->at_work - k), (T *)w->v + k * w->ci);
+}
+
+static void shared_product(pn_call *call, void *arg, int64_t chunk, int worker) {
+    const winograd *w = arg;
+    int64_t panels = pn_ceil_div(w->no, NR), o = chunk % panels * NR;
+    ahead none = {0};
+    (void)call, (void)worker;
+    place_product(w, chunk / panels, w->at_work, (const T *)w->v, (T *)w->e, o,
+                  pn_min(o + NR, w->no), &none);
+}
+
+static void shared_out(pn_call *call, void *arg, int64_t chunk, int worker) {
+    const winograd *w = arg;
+    int64_t k = chunk * SHARED_TILES;
+    (void)call, (void)worker;
+    tiles_out(w, w->first + k, pn_min(SHARED_TILES, w->at_work - k), (const T *)w->e + k * w->no);
+}
+
 static winograd plan_winograd(const conv *c) {
     winograd w = cut_tiles(c);
     int64_t group = GROUP_BYTES / (int64_t)sizeof(T) / (w.places * (w.ci + w.co));
     group = pn_max(pn_max(group / MR, 2) * MR, round_up(w.co / 8, MR));
-    group = pn_max(1, pn_min(group, pn_grain(1 << 20) >> 10));
-    set_group(&w, w.tiles < GROUPS * group ? w.tiles : group);
+    w.shared = w.tiles < GROUPS * group || w.places * w.co * w.depth * (int64_t)sizeof(T) > 2 * U_BYTES;
+    set_group(&w, w.shared ? pn_min(w.tiles, SHARED_GROUP) : group);
+    set_channels(&w, !w.shared);
     w.own = bytes_of(w.places * (w.x_step + w.y_step));
     return w;
 }
 
 static int64_t winograd_scratch(const conv *c) {
     winograd w = plan_winograd(c);
-    return bytes_of(w.places * w.w_step) + w.own * (w.n_group > 1 ? pn_max_workers() : 1);
+    return bytes_of(w.places * w.w_step) + w.own * (w.shared ? 1 : pn_max_workers());
 }
 
 static void run_winograd(pn_call *call, const conv *c, void *scratch) {
     winograd w = plan_winograd(c);
-    int64_t panels = pn_ceil_div(w.co, NR);
+    int64_t few = pn_ceil_div(c->ci, FEW), panels = next_channels(&w, 0);
     w.u = scratch, w.v = w.u + bytes_of(w.places * w.w_step);
-    pn_for(call, panels * pn_ceil_div(c->ci, FEW), weights_body, &w);
-    if (w.n_group > 1) {
+    w.e = (char *)((T *)w.v + w.places * w.x_step);
+    if (!w.shared) {
+        pn_for(call, panels * few, weights_body, &w);
         pn_for(call, w.n_group, group_body, &w);
         return;
     }
-    pn_for(call, pn_ceil_div(w.tiles, SHARED_TILES), shared_in, &w);
-    pn_for(call, w.places * panels, shared_product, &w);
-    pn_for(call, pn_ceil_div(w.tiles, SHARED_TILES), shared_out, &w);
+    for (w.first = 0; w.first < w.tiles; w.first += w.group) {
+        w.at_work = pn_min(w.group, w.tiles - w.first);
+        int64_t chunks = pn_ceil_div(w.at_work, SHARED_TILES);
+        pn_for(call, chunks, shared_in, &w);
+        for (int64_t o = 0; o < w.co; o += w.no) {
+            panels = next_channels(&w, o);
+            pn_for(call, panels * few, weights_body, &w);
+            pn_for(call, w.places * panels, shared_product, &w);
+            pn_for(call, chunks, shared_out, &w);
+        }
+    }
 }
 
 /* ---- by weights ------------------------------------------------------------------------------------------ */
 
-#define ADJOINT_BYTES (4 << 20) /* of V and E at a time */
+#define ADJOINT_BYTES (1 << 20) /* of V and E at a time, at least */
 
 static void adjoint_in(pn_call *call, void *arg, int64_t chunk, int worker) {
     const winograd *w = arg;
-    int64_t k = chunk * SHARED_TILES,
-            n = pn_min(SHARED_TILES, pn_min(w->group, w->tiles - w->first) - k);
+    int64_t k = chunk * SHARED_TILES, n = pn_min(SHARED_TILES, w->at_work - k);
     (void)call, (void)worker;
     tiles_in(w, w->first + k, n, (T *)w->v + k * w->ci);
     tiles_back(w, w->first + k, n, (T *)w->e + k * w->co);
@@ -410,16 +443,19 @@ static void adjoint_in(pn_call *call, void *arg, int64_t chunk, int worker) {
 
 static void adjoint_product(pn_call *call, void *arg, int64_t chunk, int worker) {
     const winograd *w = arg;
-    int64_t panels = pn_ceil_div(w->co, NR);
+    int64_t panels = pn_ceil_div(w->no, NR);
+    ahead none = {0};
     (void)call, (void)worker;
-    place_adjoint(w, chunk / panels, chunk % panels * NR, pn_min(w->group, w->tiles - w->first),
-                  w->first > 0);
+    place_adjoint(w, chunk / panels, w->o0 + chunk % panels * NR, w->at_work, w->first > 0, &none);
 }
 
+/* Groups are a part of the value: no setting changes them. They are so large that reading and writing D for
+ * each of them costs little. */
 static winograd plan_adjoint(const conv *c) {
     winograd w = cut_tiles(c);
     int64_t group = ADJOINT_BYTES / (int64_t)sizeof(T) / (w.places * (w.ci + w.co));
-    set_group(&w, pn_max(64, group)); /* a part of the value: it depends on no setting */
+    set_group(&w, pn_max(pn_max(64, group), 2 * w.ci * w.co / (w.ci + w.co)));
+    set_channels(&w, w.n_group > 1);
     return w;
 }
 
@@ -431,16 +467,20 @@ static int64_t adjoint_scratch(const conv *c) {
 
 static void run_adjoint(pn_call *call, const conv *c, T *dw, void *scratch) {
     winograd w = plan_adjoint(c);
-    int64_t panels = pn_ceil_div(w.co, NR);
+    int64_t few = pn_ceil_div(c->ci, FEW);
     w.dw = dw;
     w.u = scratch, w.v = w.u + bytes_of(w.places * w.w_step),
     w.e = w.v + bytes_of(w.places * w.x_step);
-    for (w.first = 0; w.first < w.tiles; w.first += w.group) {
-        int64_t n = pn_min(w.group, w.tiles - w.first);
-        pn_for(call, pn_ceil_div(n, SHARED_TILES), adjoint_in, &w);
-        pn_for(call, w.places * panels, adjoint_product, &w);
+    for (int64_t o = 0; o < w.co; o += w.no) {
+        int64_t panels = next_channels(&w, o);
+        for (w.first = 0; w.first < w.tiles; w.first += w.group) {
+            w.at_work = pn_min(w.group, w.tiles - w.first);
+            if (o == 0) pn_for(call, pn_ceil_div(w.at_work, SHARED_TILES), adjoint_in, &w);
+            pn_for(call, w.places * panels, adjoint_product, &w);
+        }
+        w.first = 0;
+        pn_for(call, panels * few, weights_out_body, &w);
     }
-    pn_for(call, panels * pn_ceil_div(c->ci, FEW), weights_out_body, &w);
 }
 
 /* ---- when -------------------------------------------------------------------------------------------------- */

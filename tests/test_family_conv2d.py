@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import nn, testing
+from pynn import OPS, nn, testing
 from pynn.nn import functional as F
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
@@ -149,11 +149,6 @@ def test_hvp_is_a_few_convolutions():
     assert not names & {"matmul", "unslice", "gather_rows"}
 
 
-# ---- precision -------------------------------------------------------------------------------------------
-
-FAST = ((4, 32, 14, 14, 32), (2, 64, 29, 30, 48), (1, 40, 16, 17, 33), (32, 512, 7, 7, 512), (3, 64, 2, 60, 64))
-
-
 @pytest.fixture
 def precision():
     before = pynn.get_float32_precision()
@@ -161,9 +156,53 @@ def precision():
     pynn.set_float32_precision(before)
 
 
+LARGE = (  # (input, O, kernel, options): where other kernels are chosen than for the samples of the ops
+    ((2, 3, 61, 50), 64, (7, 7), {"stride": 2, "padding": 3}),
+    ((9, 1, 28, 28), 32, (3, 3), {"padding": 1}),
+    ((1, 2, 130, 9), 40, (5, 3), {"padding": (0, 2), "dilation": (3, 2)}),
+    ((3, 20, 30, 31), 20, (3, 3), {"padding": 1, "groups": 20}),
+    ((2, 18, 17, 40), 18, (5, 16), {"padding": (2, 9), "stride": 2, "groups": 18}),
+    ((17, 70, 5, 4), 65, (3, 3), {"padding": 1}),
+    ((2, 130, 40, 3), 20, (1, 1), {}),
+)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", range(len(LARGE)))
+def test_large(case, dtype, precision):
+    """Values and gradients are the references', with the same bits for 1, 2 and 4 threads."""
+    pynn.set_float32_precision("exact")
+    shape, o, kernel, options = LARGE[case]
+    rng = np.random.default_rng(case)
+    x, w = rng.standard_normal(shape), rng.standard_normal((o, shape[1] // options.get("groups", 1), *kernel))
+    geo = [options.get(k, d) for k, d in (("stride", 1), ("padding", 0), ("dilation", 1))]
+    both = [v for g in geo for v in (g if isinstance(g, tuple) else (g, g))]
+    geo = dict(zip(("sh", "sw", "ph", "pw", "dh", "dw"), both))
+    geo["groups"] = options.get("groups", 1)
+    found = []
+    for threads in (1, 2, 4):
+        with pynn.threads(threads):
+            xs = leaf(x.astype(dtype)), leaf(w.astype(dtype))
+            y = F.conv2d(*xs, **options)
+            dy = np.random.default_rng(1).standard_normal(y.shape)
+            y.backward(pynn.tensor(dy.astype(dtype)))
+            found.append([y.detach(), xs[0].grad, xs[1].grad])
+        testing.assert_same_bits(found[-1], found[0])
+    want = (OPS.conv2d.reference(x, w, None, size=dy.shape[2:], **geo),
+            OPS.conv2d_by_data.reference(dy, w, None, size=x.shape[2:], **geo),
+            OPS.conv2d_by_weight.reference(dy, x, size=kernel, **geo))  # fmt: skip
+    for a, b in zip(found[0], want):
+        close(a, b, 1e-12 if dtype == np.float64 else 1e-5)
+
+
+# ---- precision -------------------------------------------------------------------------------------------
+
+FAST = ((4, 32, 14, 14, 32), (2, 64, 29, 30, 48), (1, 40, 16, 17, 33), (32, 512, 7, 7, 512), (3, 64, 2, 60, 64))
+
+
 @pytest.mark.parametrize("sizes", FAST)
 def test_fast_float32_keeps_its_bound(sizes, precision):
-    """Winograd: largest error against float64 ≤ 1e-4 of the result's RMS on normal data; the bits differ from exact's."""
+    """Winograd: largest error against float64 ≤ 1e-4 of the result's RMS on normal data; not exact's bits."""
     n, c, h, w, o = sizes
     rng = np.random.default_rng(5)
     arrays = [rng.standard_normal(s) for s in ((n, c, h, w), (o, c, 3, 3), (o,), (n, o, h, w))]

@@ -13,6 +13,7 @@
  *   y = act(conv2d(x, W, b))       relu in the tiles' epilogue, others in place
  *   dz = dy act'(y)                then as above
  */
+#include "pn_conv_scatter.h"
 #include "pn_winograd.h"
 
 #if PN_FLOAT
@@ -34,6 +35,11 @@ static int64_t form_scratch(const conv *form) {
 
 static void by_data(pn_call *c, const geometry *g, const pn_array *dy, const pn_array *w,
                     const pn_array *b, pn_array *dx, void *scratch) {
+    scatter few = scatter_of(g, dy, w, dx);
+    if (suits_scatter(&few)) {
+        run_scatter(c, &few, b ? b->data : NULL, scratch);
+        return;
+    }
     for (int64_t r0 = 0; r0 < pn_min(g->stride[0], dx->shape[2]); r0++)
         for (int64_t r1 = 0; r1 < pn_min(g->stride[1], dx->shape[3]); r1++) {
             conv part = by_data_of(g, dy, w, dx, r0, r1);
@@ -45,6 +51,8 @@ static void by_data(pn_call *c, const geometry *g, const pn_array *dy, const pn_
 static int64_t by_data_scratch(const geometry *g, const pn_array *dy, const pn_array *w,
                                const pn_array *dx) {
     int64_t need = 0;
+    scatter few = scatter_of(g, dy, w, dx);
+    if (suits_scatter(&few)) return scatter_scratch(&few);
     for (int64_t r0 = 0; r0 < pn_min(g->stride[0], dx->shape[2]); r0++)
         for (int64_t r1 = 0; r1 < pn_min(g->stride[1], dx->shape[3]); r1++) {
             conv part = by_data_of(g, dy, w, dx, r0, r1);

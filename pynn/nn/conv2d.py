@@ -35,8 +35,8 @@ class _Conv(Module):
     ):
         name, n = type(self).__name__, self._n
         if padding_mode != "zeros":
-            raise ValueError(f"{name}: argument 'padding_mode': expected 'zeros' (other paddings are modules of their own, "
-                             f"put before this one), got {padding_mode!r}")  # fmt: skip
+            raise ValueError(f"{name}: argument 'padding_mode': expected 'zeros' (other paddings are modules of "
+                             f"their own, put before this one), got {padding_mode!r}")  # fmt: skip
         size = geometry(name, n, kernel_size, 0, 1, groups, first="kernel_size")[0]
         self.stride, self.padding, self.dilation = geometry(name, n, stride, padding, dilation, groups)
         for what, channels in (("in_channels", in_channels), ("out_channels", out_channels)):

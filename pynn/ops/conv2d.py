@@ -198,8 +198,13 @@ def _samples(rng):
 
 
 def _act_samples(rng):
-    acts = ({"activation": "relu"}, {"activation": "leaky_relu", "p": 0.2}, {"activation": "tanh"},
-            {"activation": "hardtanh", "p": -1.5, "q": 2.0}, {"activation": "softplus", "p": 2.5, "q": 3.0})  # fmt: skip
+    acts = (
+        {"activation": "relu"},
+        {"activation": "leaky_relu", "p": 0.2},
+        {"activation": "tanh"},
+        {"activation": "hardtanh", "p": -1.5, "q": 2.0},
+        {"activation": "softplus", "p": 2.5, "q": 3.0},
+    )
     for k, (args, params) in enumerate(_samples(rng)):
         yield args, {**acts[k % len(acts)], **params}
 
@@ -355,9 +360,8 @@ def _check_ranks(name, n, x, w, out_dim):
     if x.ndim not in (n + 1, n + 2):
         raise ValueError(f"{name}: argument 'input': expected shape (N, C, {dims}) or (C, {dims}), got {x.shape}")
     if w.ndim != n + 2:
-        kernel = "K" if n == 1 else "kH, kW"
-        raise ValueError(f"{name}: argument 'weight': expected shape (O, I, {kernel}), got {w.shape}" if out_dim == 0 else
-                         f"{name}: argument 'weight': expected shape (C, O, {kernel}), got {w.shape}")  # fmt: skip
+        shape = ("O, I, " if out_dim == 0 else "C, O, ") + ("K" if n == 1 else "kH, kW")
+        raise ValueError(f"{name}: argument 'weight': expected shape ({shape}), got {w.shape}")
 
 
 def _named(strides, pads, dilations, groups):
@@ -392,8 +396,8 @@ def _conv(name, n, x, w, b, stride, padding, dilation, groups, act=None):
         if m % groups:
             raise ValueError(f"{name}: argument '{what}': expected {groups_of} that groups={groups} divide, got {m}")
     if x.shape[-n - 1] != w.shape[1] * groups:
-        raise ValueError(f"{name}: argument 'input': expected {w.shape[1] * groups} channels, as weight {w.shape} has with "
-                         f"groups={groups}, got shape {x.shape}")  # fmt: skip
+        raise ValueError(f"{name}: argument 'input': expected {w.shape[1] * groups} channels, as weight {w.shape} has "
+                         f"with groups={groups}, got shape {x.shape}")  # fmt: skip
     if b is not None and b.shape != (w.shape[0],):
         raise ValueError(f"{name}: argument 'bias': expected shape ({w.shape[0]},), got {b.shape}")
     if any(s < 1 or e + t < s for s, e, t in zip(spans, ends, total)):
@@ -456,8 +460,8 @@ def _conv_transpose(name, n, x, w, b, stride, padding, output_padding, groups, d
             f"{name}: argument 'weight': expected input channels that groups={groups} divide, got {w.shape[0]}"
         )
     if x.shape[-n - 1] != w.shape[0]:
-        raise ValueError(f"{name}: argument 'input': expected {w.shape[0]} channels, as weight {w.shape} has, got shape "
-                         f"{x.shape}")  # fmt: skip
+        raise ValueError(f"{name}: argument 'input': expected {w.shape[0]} channels, as weight {w.shape} has, got "
+                         f"shape {x.shape}")  # fmt: skip
     if b is not None and b.shape != (w.shape[1] * groups,):
         raise ValueError(f"{name}: argument 'bias': expected shape ({w.shape[1] * groups},), got {b.shape}")
     size = tuple((e - 1) * s - 2 * p + d * (k - 1) + m + 1
