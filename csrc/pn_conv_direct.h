@@ -104,7 +104,7 @@ static void run_lanes(const direct *j, const T *const *row, T *const *dst, int64
                       const reads *r, ahead next) {
     const conv *c = &j->c;
     parts tiles = cut(pixels, MR);
-    target t = {dst, 0, c->co, c->bias, c->relu};
+    target t = {dst, 0, c->co, c->bias, c->relu, 0};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
         fetch(&next);
@@ -119,7 +119,7 @@ static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64
     parts tiles = cut(pixels, MR);
     int64_t o = panel * NR, nr = pn_min(NR, c->ko - o), to = group * c->ko + o;
     const T *w = (const T *)j->scratch + panel_at(c->ko, group, o, j->depth);
-    target t = {dst, to, nr, c->bias ? c->bias + to : NULL, c->relu};
+    target t = {dst, to, nr, c->bias ? c->bias + to : NULL, c->relu, 0};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
         fetch(next);
@@ -153,8 +153,9 @@ static void run_block(const direct *j, int64_t k0, int worker) {
     reads r = {c->rows.taps, c->rows.xt * rs, c->cols.taps, c->cols.xt * c->ci, c->ki};
     int64_t first = pg * j->per_group, last = pn_min(first + j->per_group, j->panels * c->groups);
     int64_t tiles = pn_ceil_div(pixels, MR) * (j->depthwise ? 1 : last - first);
-    ahead next = fetching(c->x + ((n + images - 1) * c->hi + h + j->hb) * c->wi * c->ci,
-                          (j->n_row == 1 ? images * c->hi : rows * c->rows.xs) * c->wi * c->ci, tiles);
+    ahead next =
+        fetching(c->x + ((n + images - 1) * c->hi + h + j->hb) * c->wi * c->ci,
+                 (j->n_row == 1 ? images * c->hi : rows * c->rows.xs) * c->wi * c->ci, tiles);
     if (j->depthwise) {
         run_lanes(j, row, dst, pixels, &r, next);
         return;

@@ -81,7 +81,7 @@ typedef struct target {
     T *const *dst;
     int64_t to, nr;
     const T *bias; /* the first of nr, or NULL */
-    int relu;
+    int relu, add; /* add: to what is there; nr is whole vectors then */
 } target;
 
 typedef void (*gather_fn)(const T *const *row, int64_t at, const reads *r, const T *w,
@@ -110,6 +110,7 @@ PN_INLINE void gather(const int mr, const int nv, const T *const *row, int64_t a
                 gather_steps(4, mr, nv, sum, row, k, w);
             for (; k < end; k++, w += nv * PN_VL) gather_steps(1, mr, nv, sum, row, k, w);
         }
+    if (t->add) TILE sum[i][v] += pn_load(t->dst[i] + t->to + v * PN_VL);
     if (t->bias) ALL(v, nv) {
             V b = pn_load_part(t->bias + v * PN_VL, t->nr - v * PN_VL, 0);
             ALL(i, mr) sum[i][v] += b;

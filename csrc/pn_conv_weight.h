@@ -14,7 +14,8 @@
 
 #include "pn_conv_direct.h"
 
-#define DY_BYTES (24 * 1024)       /* of a panel of dy in a block */
+#define DY_BYTES (24 * 1024)    /* of a panel of dy in a block */
+#define JOINT_BYTES (96 * 1024) /* the same where few tiles read it */
 #define SHARE_BYTES (4 << 20)      /* of the panels of all shares */
 #define SHARES 16                  /* chunks of work that suffice */
 #define SUM_PIXELS 512             /* of a share of db */
@@ -38,7 +39,7 @@ static void weigh_run(const T *x, const T *d, const pixels *p, T *acc, int64_t r
     int64_t wide = panel_width(nr);
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
-        fetch(next);
+        fetch(next), fetch(next + 1);
         outers[mr - 1][(nr - 1) / PN_VL](x, d, p, acc, add);
         x += mr, acc += mr * wide;
     }
@@ -75,8 +76,8 @@ static void weigh_taps(const by_weight *j, const T *x, const T *d, pixels p, T *
 }
 
 /* One block of one panel. */
-static void weigh_block(const by_weight *j, int64_t block, int64_t group, int64_t o, T *acc,
-                        T *own, int add, ahead *next) {
+static void weigh_block(const by_weight *j, int64_t block, int64_t group, int64_t o, T *acc, T *own,
+                        int add, ahead *next) {
     const conv *c = &j->c;
     int64_t n = block / j->n_row * j->images, u = block % j->n_row * j->rows;
     int64_t images = pn_min(j->images, c->n - n), rows = pn_min(j->rows, c->rows.n - u);
@@ -116,16 +117,19 @@ static void weigh_body(pn_call *call, void *arg, int64_t chunk, int worker) {
     int64_t first = part_start(cutting, share), end = part_start(cutting, share + 1);
     T *own = (T *)(j->scratch + j->acc_bytes + worker * j->dy_bytes);
     int64_t rows = j->n_row == 1 ? j->images * c->hi : j->rows * c->rows.xs;
-    int64_t tiles = j->at_once * c->rows.taps *
-                    (j->joint ? 1 : c->cols.taps) * pn_ceil_div(j->joint ? c->cols.taps * c->ki : c->ki, MR);
+    int64_t tiles = j->at_once * c->rows.taps * (j->joint ? 1 : c->cols.taps) *
+                    pn_ceil_div(j->joint ? c->cols.taps * c->ki : c->ki, MR);
     (void)call;
     for (int64_t b = first; b < end; b++) {
         int64_t n = b / j->n_row * j->images, h = b % j->n_row * j->rows * c->rows.xs;
-        ahead next = fetching(c->x + (n * c->hi + h + rows) * c->wi * c->ci, rows * c->wi * c->ci, tiles);
+        const T *d = c->y + (b + 1) * j->images * j->rows * c->wo * c->co;
+        ahead next[2] = {
+            fetching(c->x + (n * c->hi + h + rows) * c->wi * c->ci, rows * c->wi * c->ci, tiles),
+            fetching(d, j->images * j->rows * c->wo * c->co, tiles)};
         for (int64_t p = p0; p < p0 + j->at_once; p++) {
             int64_t group = p / j->panels, o = p % j->panels * NR;
             T *acc = (T *)j->scratch + share * j->packed + panel_at(c->ko, group, o, j->depth);
-            weigh_block(j, b, group, o, acc, own, b > first, &next);
+            weigh_block(j, b, group, o, acc, own, b > first, next);
         }
     }
 }
@@ -172,8 +176,9 @@ static void weigh_lane_row(const conv *c, const T *x, const T *d, int64_t channe
     right = pn_max(left, right);
     x += cols->x0 * c->ci;
     for (int64_t b = 0; b < cols->taps && right > left; b += MR)
-        lane_sums_of[pn_min(MR, cols->taps - b) - 1](x + left * xq + b * xb, xq, xb, d + left * c->co,
-                                                     c->co, right - left, channels, acc + b * as, as);
+        lane_sums_of[pn_min(MR, cols->taps - b) - 1](x + left * xq + b * xb, xq, xb,
+                                                     d + left * c->co, c->co, right - left,
+                                                     channels, acc + b * as, as);
     for (int64_t b = 0; b < cols->taps; b++) {
         inside(cols, b, c->wi, &lo, &hi);
         int64_t from[2] = {lo, pn_max(lo, right)}, to[2] = {pn_min(hi, left), hi};
@@ -200,8 +205,8 @@ static void weigh_lanes_body(pn_call *call, void *arg, int64_t chunk, int worker
                 inside(&c->rows, a, c->hi, &lo, &hi);
                 if (u < lo || u >= hi) continue;
                 int64_t h = n * c->hi + u * c->rows.xs + c->rows.x0 + a * c->rows.xt;
-                weigh_lane_row(c, c->x + h * c->wi * c->ci + o, c->y + r * c->wo * c->co + o, c->co - o,
-                               acc + a * c->cols.taps * wide + o);
+                weigh_lane_row(c, c->x + h * c->wi * c->ci + o, c->y + r * c->wo * c->co + o,
+                               c->co - o, acc + a * c->cols.taps * wide + o);
             }
 }
 
@@ -227,7 +232,8 @@ static by_weight plan_by_weight(const conv *c) {
     j.packed = c->groups * round_up(c->ko, PN_VL) * j.depth;
     j.unpack_at_once = pn_max(1, pn_grain(CHUNK_PACKED) / pn_max(1, c->cols.taps * c->ki * NR));
     if (!c->n || !c->rows.n || !c->cols.n || !j.packed) return j;
-    int64_t pixels = DY_BYTES / (NR * (int64_t)sizeof(T));
+    j.joint = c->groups == 1 && c->cols.xt == 1 && c->cols.taps > 1 && c->ki < MR;
+    int64_t pixels = (j.joint ? JOINT_BYTES : DY_BYTES) / (NR * (int64_t)sizeof(T));
     j.rows = pn_max(1, pn_min(c->rows.n, pixels / c->cols.n));
     j.n_row = pn_ceil_div(c->rows.n, j.rows);
     j.rows = pn_ceil_div(c->rows.n, j.n_row);
@@ -238,7 +244,6 @@ static by_weight plan_by_weight(const conv *c) {
     j.at_once = j.shares >= SHARES / 2 ? panels : 1;
     if (j.at_once == 1) j.shares = pn_min(j.shares, pn_ceil_div(SHARES, panels));
     j.shares = pn_max(1, pn_min(j.shares, j.n_image * j.n_row));
-    j.joint = c->groups == 1 && c->cols.xt == 1 && c->cols.taps > 1 && c->ki < MR;
     j.acc_bytes = bytes_of(j.shares * j.packed);
     if (c->ko % PN_VL) j.dy_bytes = bytes_of(j.images * j.rows * c->wo * NR);
     return j;

@@ -285,7 +285,7 @@ static void place_product(const winograd *w, int64_t place, int64_t n, const T *
     parts rows = cut(n, MR);
     reads r = {1, 0, 1, 0, w->c.ci};
     for (int64_t o = o0; o < o1; o += NR) {
-        target t = {dst, o, pn_min(NR, w->no - o), NULL, 0};
+        target t = {dst, o, pn_min(NR, w->no - o), NULL, 0, 0};
         for (int64_t k = 0, i = 0, mr; k < rows.n; k++, i += mr) {
             mr = rows.size + (k < rows.longer);
             fetch(next);
@@ -348,9 +348,9 @@ static int64_t next_channels(winograd *w, int64_t o0) {
 /* ---- forward and by data -------------------------------------------------------------------------------- */
 
 #define GROUP_BYTES (768 * 1024) /* of a worker's V and M */
-#define GROUPS 8                 /* fewer than that: a group is shared out */
-#define SHARED_GROUP 512         /* tiles of one that is */
-#define SHARED_TILES 4           /* of a chunk of it */
+#define GROUPS 8 /* fewer than that: a group is shared out */
+#define SHARED_GROUP 512 /* tiles of one that is */
+#define SHARED_TILES 4 /* of a chunk of it */
 
 static void group_body(pn_call *call, void *arg, int64_t chunk, int worker) {
     const winograd *w = arg;
@@ -394,7 +394,8 @@ static winograd plan_winograd(const conv *c) {
     winograd w = cut_tiles(c);
     int64_t group = GROUP_BYTES / (int64_t)sizeof(T) / (w.places * (w.ci + w.co));
     group = pn_max(pn_max(group / MR, 2) * MR, round_up(w.co / 8, MR));
-    w.shared = w.tiles < GROUPS * group || w.places * w.co * w.depth * (int64_t)sizeof(T) > 2 * U_BYTES;
+    w.shared =
+        w.tiles < GROUPS * group || w.places * w.co * w.depth * (int64_t)sizeof(T) > 2 * U_BYTES;
     set_group(&w, w.shared ? pn_min(w.tiles, SHARED_GROUP) : group);
     set_channels(&w, !w.shared);
     w.own = bytes_of(w.places * (w.x_step + w.y_step));
@@ -444,9 +445,9 @@ static void adjoint_in(pn_call *call, void *arg, int64_t chunk, int worker) {
 static void adjoint_product(pn_call *call, void *arg, int64_t chunk, int worker) {
     const winograd *w = arg;
     int64_t panels = pn_ceil_div(w->no, NR);
-    ahead none = {0};
+    ahead none[2] = {{0}};
     (void)call, (void)worker;
-    place_adjoint(w, chunk / panels, w->o0 + chunk % panels * NR, w->at_work, w->first > 0, &none);
+    place_adjoint(w, chunk / panels, w->o0 + chunk % panels * NR, w->at_work, w->first > 0, none);
 }
 
 /* Groups are a part of the value: no setting changes them. They are so large that reading and writing D for
