@@ -16,6 +16,7 @@ from ..ops.activation import (
     silu,
     softplus,
 )
+from ..ops.conv2d import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
 from ..ops.embedding import embedding, embedding_bag
@@ -33,6 +34,10 @@ from ..ops.softmax import log_softmax, softmax
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "elu",
