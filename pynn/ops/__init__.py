@@ -13,9 +13,11 @@ from . import (
     layer_norm,
     linear,
     losses,
+    lstm,
     matmul,
     optim,
     reduce,
+    rnn,
     softmax,
 )
 
