@@ -112,6 +112,13 @@ static inline void clear_absent(const seq *q, T *all, int64_t rs, int64_t width)
             memset(all + row_at(q, t, r) * rs, 0, (size_t)width * sizeof(T));
 }
 
+/* With lengths: to[T, N, width] = from, with 0 for steps that sequences do not have. */
+static inline void copy_present(const seq *q, T *to, const T *from, int64_t width) {
+    if (!q->len) return;
+    memcpy(to, from, (size_t)(q->steps * q->n * width) * sizeof(T));
+    clear_absent(q, to, width, width);
+}
+
 /* to[N, width] = the state after the last step; start where there is none. */
 static inline void final_state(const seq *q, T *to, const T *all, int64_t rs, const T *start,
                         int64_t width) {
@@ -126,7 +133,7 @@ static inline void final_state(const seq *q, T *to, const T *all, int64_t rs, co
 }
 
 /* With lengths: to[N, width] = the sequences' first rows of all; 0 where there is none. */
-static inline void first_rows(const seq *q, T *to, const T *all, int64_t width) {
+static inline void gather_first(const seq *q, T *to, const T *all, int64_t width) {
     for (int64_t i = 0; q->len && i < q->n; i++) {
         int64_t t = q->reverse ? q->len[i] - 1 : 0;
         if (q->len[i])
@@ -144,6 +151,12 @@ static inline void start_without_steps(const seq *q, T *to, const T *end, int64_
         else
             memset(to, 0, (size_t)width * sizeof(T));
     }
+}
+
+/* Where the first steps' rows of all[T, N, width] are: in place, unless they must be gathered to `apart`. */
+static inline const T *first_of(const seq *q, const T *all, int64_t width, const T *apart) {
+    if (q->len) return apart;
+    return q->reverse && q->steps ? all + (q->steps - 1) * q->n * width : all;
 }
 
 /* ---- packed weights ----------------------------------------------------------------------------- */
@@ -344,6 +357,35 @@ static inline void run_step(pn_call *c, unit_fn unit, const void *arg, const pan
     pn_for(c, pn_ceil_div(s.panels * s.groups, s.per), step_body, &s);
 }
 
+/* Where the gradient of h_t comes from: dy[T, N, width], the gates' gradients of the step after, rows of p->k
+ * out of da[T, N, ...] that are rs apart, and more[N, width]: where `carried` from every step, else where a
+ * sequence has no step after. */
+typedef struct grads {
+    const T *dy, *da, *more;
+    int64_t width, rs;
+    int carried;
+} grads;
+
+/* acc[m][vecs of panel j] = the gradient of h_t */
+static inline void grad_of_h(const seq *q, const grads *g, const panels *p, int64_t t, int64_t j,
+                             int64_t r, int64_t m, V *acc) {
+    const int vecs = vecs_of(p, j);
+    const T *from[GROUP];
+    int64_t live = 0, next = after(q, t);
+    for (int64_t i = 0; i < m; i++) {
+        const T *dy = g->dy + row_at(q, t, r + i) * g->width;
+        const T *more = g->more + q->order[r + i] * g->width;
+        int goes_on = has(q, next, r + i); /* these come first, as longer ones do */
+        if (goes_on) from[live++] = g->da + row_at(q, next, r + i) * g->rs;
+        for (int v = 0; v < vecs; v++) {
+            int64_t u = unit_of(p, j, v), n = units_in(p, j, v);
+            V d = pn_load_part(dy + u, n, 0);
+            acc[i * vecs + v] = goes_on && !g->carried ? d : d + pn_load_part(more + u, n, 0);
+        }
+    }
+    product(p, j, from, live, acc);
+}
+
 /* ---- products over all steps, by pn_gemm ---------------------------------------------------------- */
 
 static inline pn_mat rows_of(const T *p, int64_t rs) { return (pn_mat){.p = (T *)p, .rs = rs, .cs = 1}; }
@@ -361,9 +403,26 @@ static inline int64_t multiply(pn_call *c, pn_gemm_args g, int accumulate, void 
     return 0;
 }
 
-/* A column of ones, for sums over rows. */
+/* A column of ones: by rows x it gives their sum. */
 static const T one = 1;
-#define ONES ((pn_mat){.p = (T *)&one})
+static inline pn_gemm_args sum_of(T *to, const T *x, int64_t rs, int64_t rows, int64_t n) {
+    return gemm_of(1, n, rows, (pn_mat){.p = (T *)&one}, rows_of(x, rs), rows_of(to, n));
+}
+
+/* dw[g, width] = Σ da[row, g] h'[row, width] over all steps: h' is y of the step before, and h0 (or NULL) for
+ * the first rows, which are at `first`, as far apart as those of da. */
+static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, const T *first, int64_t rs,
+                                int64_t g, const T *y, const T *h0, int64_t width, void *scratch) {
+    const int64_t rows = q->steps * q->n, later = q->reverse ? 0 : q->n, earlier = q->n - later;
+    pn_mat to = rows_of(dw, width);
+    int64_t need = multiply(c,
+                            gemm_of(g, width, pn_max(0, rows - q->n), turned(da + later * rs, rs),
+                                    rows_of(y + earlier * width, width), to),
+                            0, scratch);
+    if (!h0 || !rows) return need;
+    return pn_max(need, multiply(c, gemm_of(g, width, q->n, turned(first, rs), rows_of(h0, width), to),
+                                 1, scratch));
+}
 
 #endif
 #endif

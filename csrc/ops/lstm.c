@@ -32,9 +32,9 @@ typedef struct lstm {
     /* forward */
     T *bias, *m; /* [4H] of both; [N, H] of a step, with a projection */
     /* backward */
-    const T *dy, *dhn, *dcn;
+    grads g;
     T *da, *dc, *dh, *all_m; /* [T, N, 4H], [N, H]; with a projection dh[T, N, P], m[T, N, H] */
-    T *xs, *first;           /* with lengths: x with 0 where absent; the first steps' da[N, 4H] */
+    T *xs, *apart;           /* with lengths: x with 0 where absent; the first steps' da[N, 4H] */
     char *scratch;
 } lstm;
 
@@ -175,32 +175,12 @@ PN_SCRATCH_FN(lstm_fwd) {
 
 /* ---- backward ----------------------------------------------------------------------------------- */
 
-/* acc[m][vecs] = dh of panel j: dy, what the step after gives, and what the end gives */
-static void grad_of_h(const lstm *w, const panels *p, int64_t t, int64_t j, int64_t r, int64_t m,
-                      V *acc) {
-    const seq *q = &w->q;
-    const int vecs = vecs_of(p, j);
-    const T *from[GROUP];
-    int64_t live = 0, next = after(q, t);
-    for (int64_t i = 0; i < m; i++) {
-        const T *dy = w->dy + row_at(q, t, r + i) * w->p, *end = w->dhn + q->order[r + i] * w->p;
-        int more = has(q, next, r + i); /* these come first, as longer ones do */
-        if (more) from[live++] = w->da + row_at(q, next, r + i) * GATES * w->h;
-        for (int v = 0; v < vecs; v++) {
-            int64_t u = unit_of(p, j, v), n = units_in(p, j, v);
-            V d = pn_load_part(dy + u, n, 0);
-            acc[i * vecs + v] = more ? d : d + pn_load_part(end + u, n, 0);
-        }
-    }
-    product(p, j, from, live, acc);
-}
-
 /* dh_t, with a projection */
 static void backward_h(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
     const lstm *w = arg;
     const int vecs = vecs_of(&w->of_h, j);
     V acc[GROUP * VECS];
-    grad_of_h(w, &w->of_h, t, j, r, m, acc);
+    grad_of_h(&w->q, &w->g, &w->of_h, t, j, r, m, acc);
     for (int64_t i = 0; i < m; i++)
         for (int v = 0; v < vecs; v++)
             pn_store_part(w->dh + row_at(&w->q, t, r + i) * w->p + unit_of(&w->of_h, j, v),
@@ -239,7 +219,7 @@ static void backward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m
         memset(acc, 0, (size_t)(m * vecs) * sizeof(V));
         product(p, j, from, m, acc);
     } else {
-        grad_of_h(w, p, t, j, r, m, acc);
+        grad_of_h(&w->q, &w->g, p, t, j, r, m, acc);
     }
     for (int64_t i = 0; i < m; i++)
         for (int v = 0; v < vecs; v++)
@@ -252,7 +232,8 @@ static int64_t last_products(pn_call *c, const pn_call *args, const lstm *w) {
 #define WANTED(x) (args->arg[PNA_lstm_bwd_##x].data)
 #define DO(...) need = pn_max(need, multiply(c, __VA_ARGS__, w->scratch))
     const seq *q = &w->q;
-    const int64_t rows = q->steps * q->n, g = GATES * w->h, p = w->p, skip = pn_max(0, rows - q->n);
+    const int64_t rows = q->steps * q->n, g = GATES * w->h, p = w->p;
+    const T *first = first_of(q, w->da, g, w->apart);
     int64_t need = 0;
     if (WANTED(dx))
         DO(gemm_of(rows, w->in, g, rows_of(w->da, g), rows_of(w->w_ih, w->in),
@@ -260,19 +241,15 @@ static int64_t last_products(pn_call *c, const pn_call *args, const lstm *w) {
     if (WANTED(dw_ih))
         DO(gemm_of(g, w->in, rows, turned(w->da, g), rows_of(w->xs, w->in),
                    rows_of(WANTED(dw_ih), w->in)), 0);
-    if (WANTED(dw_hh)) { /* y of the step before; then h0 for the first steps */
-        const T *da = w->da + (q->reverse ? 0 : q->n * g), *y = w->y + (q->reverse ? q->n * p : 0);
-        DO(gemm_of(g, p, skip, turned(da, g), rows_of(y, p), rows_of(WANTED(dw_hh), p)), 0);
-        if (w->h0 && rows)
-            DO(gemm_of(g, p, q->n, turned(w->first, g), rows_of(w->h0, p), rows_of(WANTED(dw_hh), p)), 1);
-    }
+    if (WANTED(dw_hh))
+        need = pn_max(need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, g, g, w->y, w->h0, p, w->scratch));
     if (WANTED(dw_hr))
         DO(gemm_of(p, w->h, rows, turned(w->dh, p), rows_of(w->all_m, w->h),
                    rows_of(WANTED(dw_hr), w->h)), 0);
     T *db = WANTED(db_ih) ? WANTED(db_ih) : WANTED(db_hh);
-    if (db) DO(gemm_of(1, g, rows, ONES, rows_of(w->da, g), rows_of(db, g)), 0);
+    if (db) DO(sum_of(db, w->da, g, rows, g), 0);
     if (WANTED(dh0) && rows) /* it holds what sequences without a step give */
-        DO(gemm_of(q->n, p, g, rows_of(w->first, g), rows_of(w->w_hh, p), rows_of(WANTED(dh0), p)), 1);
+        DO(gemm_of(q->n, p, g, rows_of(first, g), rows_of(w->w_hh, p), rows_of(WANTED(dh0), p)), 1);
     return need;
 }
 
@@ -291,26 +268,12 @@ static char *lay_backward(const pn_call *c, lstm *w, char *at) {
         w->all_m = TAKE(&at, T, rows * w->h);
     }
     w->xs = (T *)w->x;
-    w->first = w->da + (w->q.reverse && rows ? (rows - w->q.n) * GATES * w->h : 0);
     if (w->q.len) {
         w->xs = TAKE(&at, T, rows * w->in);
-        w->first = TAKE(&at, T, w->q.n * GATES * w->h);
+        w->apart = TAKE(&at, T, w->q.n * GATES * w->h);
     }
     w->scratch = at;
     return at + last_products(NULL, c, w);
-}
-
-/* With lengths: what the products over all steps read, with 0 where a sequence has no step. */
-static void fill_absent(const lstm *w) {
-    const seq *q = &w->q;
-    const int64_t g = GATES * w->h;
-    clear_absent(q, w->da, g, g);
-    if (w->project) {
-        clear_absent(q, w->dh, w->p, w->p);
-        clear_absent(q, w->all_m, w->h, w->h);
-    }
-    memcpy(w->xs, w->x, (size_t)(q->steps * q->n * w->in) * sizeof(T));
-    clear_absent(q, w->xs, w->in, w->in);
 }
 
 PN_FN(lstm_bwd) {
@@ -318,21 +281,27 @@ PN_FN(lstm_bwd) {
     seq *q = &w.q;
     T *dh0 = ARG(lstm_bwd, dh0)->data, *db_ih = ARG(lstm_bwd, db_ih)->data,
       *db_hh = ARG(lstm_bwd, db_hh)->data;
-    w.dy = ARG(lstm_bwd, dy)->data, w.dhn = ARG(lstm_bwd, dhn)->data, w.dcn = ARG(lstm_bwd, dcn)->data;
+    const T *dhn = ARG(lstm_bwd, dhn)->data;
     lay_backward(c, &w, ARG(lstm_bwd, scratch)->data);
+    w.g = (grads){ARG(lstm_bwd, dy)->data, w.da, dhn, w.p, GATES * w.h, 0};
     if (!arrange(c, q, PNA_lstm_bwd_lengths)) return;
     memset((T *)w.zero, 0, (size_t)pn_max(w.h, w.p) * sizeof(T));
     if (q->steps > 1) pack(c, &w.of_h);
     if (w.project) pack(c, &w.of_m);
-    memcpy(w.dc, w.dcn, (size_t)(q->n * w.h) * sizeof(T));
-    if (q->len) fill_absent(&w);
+    memcpy(w.dc, ARG(lstm_bwd, dcn)->data, (size_t)(q->n * w.h) * sizeof(T));
+    clear_absent(q, w.da, GATES * w.h, GATES * w.h);
+    copy_present(q, w.xs, w.x, w.in);
+    if (w.project) {
+        clear_absent(q, w.dh, w.p, w.p);
+        clear_absent(q, w.all_m, w.h, w.h);
+    }
     for (int64_t k = q->steps - 1; k >= 0; k--) {
         int64_t t = step_at(q, k);
         if (w.project) run_step(c, backward_h, &w, &w.of_h, t, q->counts[t]);
         run_step(c, backward, &w, w.project ? &w.of_m : &w.of_h, t, q->counts[t]);
     }
-    first_rows(q, w.first, w.da, GATES * w.h);
-    if (dh0) start_without_steps(q, dh0, w.dhn, w.p);
+    gather_first(q, w.apart, w.da, GATES * w.h);
+    if (dh0) start_without_steps(q, dh0, dhn, w.p);
     last_products(c, c, &w);
     if (db_ih && db_hh) memcpy(db_hh, db_ih, (size_t)(GATES * w.h) * sizeof(T));
 }

@@ -9,6 +9,7 @@ from . import (
     dropout,
     elementwise,
     embedding,
+    gru,
     index,
     layer_norm,
     linear,

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ..op import OPS
+from ..op import OPS, Op
 from ..tensor import Tensor, from_numpy
 from .index import stack
 
-__all__ = ["as_lengths", "cells", "shape_error", "start", "unrolled", "walked"]
+__all__ = ["as_lengths", "cells", "rnn", "shape_error", "start", "unrolled", "walked"]
 
 
 # ---- for the formulas: all sequences at once, in Tensor operations ------------------------------------
@@ -120,3 +120,67 @@ def as_lengths(name, lengths, n):
     if lengths.shape != (n,):
         raise shape_error(name, "lengths", (n,), lengths.shape)
     return lengths
+
+
+# ---- the plain recurrent layer --------------------------------------------------------------------------
+
+
+def _shape(shapes, reverse, relu):
+    x, w_hh = shapes[0], shapes[3]
+    return [(*x[:2], w_hh[1]), (x[1], w_hh[1])]
+
+
+def _formula(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reverse, relu):
+    n = w_hh.shape[1]
+    given = projected(x, w_ih, b_ih, b_hh)
+
+    def step(t, h):
+        a = given[t] + projected(h, w_hh)
+        h = OPS.relu(a) if relu else OPS.tanh(a)
+        return (h,), (h,)
+
+    (y,), (h,) = unrolled(step, x.shape[0], (start(h0, x, n),), lengths, reverse, (n,))
+    return y, h
+
+
+def _reference(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, lengths=None, reverse=False, relu=False):
+    n = w_hh.shape[1]
+    bias = sum(b for b in (b_ih, b_hh, np.zeros(n)) if b is not None)
+
+    def step(x, h):
+        a = w_ih @ x + w_hh @ h + bias
+        h = np.maximum(a, 0) if relu else np.tanh(a)
+        return (h,), (h,)
+
+    h0 = np.zeros((x.shape[1], n)) if h0 is None else h0
+    (y,), (h,) = walked(step, x, (h0,), lengths, reverse, (n,))
+    return y, h
+
+
+def _samples(rng):
+    for k, (args, params) in enumerate(cells(rng, 1, 1)):
+        yield args, {**params, "relu": k % 3 == 2}
+
+
+def _errors():
+    def bad(pattern, x=(2, 3, 4), h0=(3, 5), w_ih=(5, 4), w_hh=(5, 5), lengths=None):
+        zeros = [np.zeros(s) for s in (x, h0, w_ih, w_hh)]
+        args = (*zeros, None, None, None if lengths is None else np.array(lengths))
+        return args, {}, ValueError, f"^rnn: argument {pattern}"
+
+    return [
+        bad(r"'x': expected shape \[T,N,I\], got \(2, 3\)$", x=(2, 3)),
+        bad(r"'w_hh': expected shape \[H,H\] with H=5, got \(5, 6\)$", w_hh=(5, 6)),
+        bad(r"'lengths': expected 0 <= value <= T, got 3 at lengths\[1\]$", lengths=[1, 3, 2]),
+    ]
+
+
+rnn = Op(
+    "rnn", "x[T,N,I] h0[N,H]? w_ih[H,I] w_hh[H,H] b_ih[H]? b_hh[H]? lengths[N]?:i", "y[T,N,H] hn[N,H]",
+    kernel="rnn_fwd", bwd="rnn_bwd", saves="y", layout="dense", promote=False,
+    params={"reverse": False, "relu": False}, shape=_shape, formula=_formula, reference=_reference, errors=_errors(),
+    samples=_samples, valid={"lengths": "0 <= value <= T"}, flops="2*T*N*H*I + 2*T*N*H*H",
+    doc="h = tanh(x_t·w_ihᵀ + b_ih + h·w_hhᵀ + b_hh), or max(·, 0) with `relu`; y_t = h. From the last step on with "
+        "`reverse`. Where lengths are given, sequence n has the steps below lengths[n]; y is 0 beyond. Source: Elman "
+        "1990; S3 §9.1.",
+)  # fmt: skip
