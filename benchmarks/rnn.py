@@ -40,7 +40,7 @@ def peers_of(name):
 def state(shapes, seed=0):
     """Values by name that all libraries start from, as large as PyTorch's."""
     rng = np.random.default_rng(seed)
-    return {k: rng.uniform(-1, 1, s).astype(np.float32) / np.sqrt(s[-1]) for k, s in sorted(shapes.items())}
+    return {k: (rng.uniform(-1, 1, s) / np.sqrt(s[-1])).astype(np.float32) for k, s in sorted(shapes.items())}
 
 
 def library(lib):
