@@ -36,8 +36,8 @@ typedef int64_t T;
 #endif
 
 /* Places of arguments and parameters, from kernels.inc: ARG(relu_bwd, dy), PAR(leaky_relu_fwd, slope).f */
-#define PN_COUNT_(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n
-#define PN_COUNT(...) PN_COUNT_(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define PN_COUNT_(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, n, ...) n
+#define PN_COUNT(...) PN_COUNT_(__VA_ARGS__, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 #define PN_E1(p, x) p##x
 #define PN_E2(p, x, ...) p##x, PN_E1(p, __VA_ARGS__)
 #define PN_E3(p, x, ...) p##x, PN_E2(p, __VA_ARGS__)
@@ -50,6 +50,10 @@ typedef int64_t T;
 #define PN_E10(p, x, ...) p##x, PN_E9(p, __VA_ARGS__)
 #define PN_E11(p, x, ...) p##x, PN_E10(p, __VA_ARGS__)
 #define PN_E12(p, x, ...) p##x, PN_E11(p, __VA_ARGS__)
+#define PN_E13(p, x, ...) p##x, PN_E12(p, __VA_ARGS__)
+#define PN_E14(p, x, ...) p##x, PN_E13(p, __VA_ARGS__)
+#define PN_E15(p, x, ...) p##x, PN_E14(p, __VA_ARGS__)
+#define PN_E16(p, x, ...) p##x, PN_E15(p, __VA_ARGS__)
 #define PN_ENUM__(n, p, ...) PN_E##n(p, __VA_ARGS__)
 #define PN_ENUM_(n, p, ...) PN_ENUM__(n, p, __VA_ARGS__)
 #define PN_ENUM(p, ...) PN_ENUM_(PN_COUNT(__VA_ARGS__), p, __VA_ARGS__)

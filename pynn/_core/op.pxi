@@ -2,7 +2,7 @@
 # registration; here a call's shapes are checked against them and its outputs' shapes inferred.
 
 cdef enum:
-    MAX_ARG = 16     # arguments of one op, scratch included
+    MAX_ARG = 24     # arguments of one op, scratch included
     MAX_SYM = 12     # named dimensions of one op
     MAX_TERM = 6     # summands of a flops expression
 

@@ -25,7 +25,10 @@ from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout
 from .embedding import Embedding, EmbeddingBag
+from .gru import GRU, GRUCell
 from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
 from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
+from .lstm import LSTM, LSTMCell
 from .module import Module, Parameter
+from .rnn import RNN, RNNBase, RNNCell

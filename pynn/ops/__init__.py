@@ -10,13 +10,16 @@ from . import (
     dropout,
     elementwise,
     embedding,
+    gru,
     index,
     layer_norm,
     linear,
     losses,
+    lstm,
     matmul,
     optim,
     reduce,
+    rnn,
     softmax,
 )
 
