@@ -21,6 +21,7 @@ from .activation import (
     Softplus,
     Tanh,
 )
+from .config import register
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .dropout import Dropout
 from .embedding import Embedding, EmbeddingBag

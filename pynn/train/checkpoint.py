@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..files import row_major, save_whole
 from ..nn.module import Module
 
 __all__ = ["load_state", "save_state"]
@@ -15,31 +16,21 @@ __all__ = ["load_state", "save_state"]
 def save_state(state: Module | Mapping[str, np.ndarray], path: str | os.PathLike, metadata: dict | None = None) -> None:
     """Writes a module's state_dict, or any dict of arrays, as a safetensors file.
 
-    The file appears whole or not at all: it is written under another name first.
+    The file appears whole or not at all. pynn.save writes the architecture too.
 
     Args:
         metadata: {text: text} kept in the file's header.
 
     Raises:
-        TypeError: neither a module nor a mapping.
+        TypeError: neither a module nor a mapping. OSError: naming path and cause; what was at path is as it was.
     """
-    from safetensors.numpy import save_file
-
     if isinstance(state, Module):
         state = state.state_dict()
     if not isinstance(state, Mapping):
         raise TypeError(
             f"save_state: argument 'state': expected a Module or a dict of arrays, got {type(state).__name__}"
         )
-    # safetensors writes memory as it lies: everything row-major first
-    arrays = {name: np.asarray(value, order="C") for name, value in state.items()}
-    part = f"{os.fspath(path)}.{os.getpid()}.part"
-    try:
-        save_file(arrays, part, metadata)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.unlink(part)
+    save_whole(path, {name: row_major(value) for name, value in state.items()}, metadata)
 
 
 def load_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
