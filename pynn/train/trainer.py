@@ -15,12 +15,12 @@ from ..autograd import enable_grad, no_grad
 from ..data.arrays import check_finite, real_array
 from ..data.loader import DataLoader, TensorDataset
 from ..nn.module import Module
-from ..plan import compile
 from ..random import Generator
 from ..tensor import Tensor
 from .history import History
 from .metrics import accuracy_for, takes_labels, total_of
 from .progress import Progress
+from .step import Step
 
 __all__ = ["Trainer"]
 
@@ -71,27 +71,6 @@ class _Totals:
         return figures
 
 
-class _Phases:
-    """The two halves of a step. The loss is looked at between them, before any parameter changes."""
-
-    def __init__(self, model: Module, loss: Callable, optimizer, compiled: bool):
-        def differentiate(x, t):
-            optimizer.zero_grad()
-            y = model(x)
-            e = loss(y, t)
-            e.backward()
-            return e, y
-
-        self._parts = model, loss, optimizer
-        self.differentiate, self.update = differentiate, optimizer.step
-        if compiled:
-            self.differentiate = compile(differentiate, strict=False)
-            self.update = compile(optimizer.step, strict=False)
-
-    def belong_to(self, *parts) -> bool:
-        return all(a is b for a, b in zip(self._parts, parts))
-
-
 class Trainer:
     """Trains and applies a model on arrays.
 
@@ -130,7 +109,13 @@ class Trainer:
         self._per_sample = getattr(loss, "reduction", "mean") == "mean"
         self._generator = None if seed is None else Generator(seed)
         self._compile = compile
-        self._phases: _Phases | None = None
+        self._phases: Step | None = None
+        self.steps = 0  # made so far
+
+    @property
+    def replayed(self) -> int:
+        """How many of the steps so far were replayed from a record, forward, backward and update."""
+        return self._phases.replayed if self._phases else 0
 
     # ---- the three verbs -------------------------------------------------------------------------
 
@@ -202,7 +187,7 @@ class Trainer:
             TypeError: text, objects, complex numbers. ValueError: NaN or Inf (where), shapes that do not fit.
         """
         x = self._inputs("predict", X)
-        loader = DataLoader(x, _rows(x) if batch_size is None else batch_size, dtypes=(self._dtype(),))
+        loader = DataLoader(x, _rows(x) if batch_size is None else batch_size, dtypes=(self._input_dtype(x),))
         with _eval_mode(self.model):
             if len(x) == 0:
                 return _output(self.model(_core.from_array(x, self._dtype()))).numpy_copy()
@@ -225,21 +210,22 @@ class Trainer:
         phases = self._phases_of_a_step()
         with enable_grad():
             for k, (x, t) in enumerate(batches):
-                e, y = phases.differentiate(x, t)
+                e, y, rows = phases.differentiate(x, t)
                 value = e.item()
                 if not math.isfinite(value):
                     raise FloatingPointError(
                         f"fit: the loss became {value} in epoch {epoch}, step {k + 1}; a smaller learning rate, "
                         "clipping or pynn.detect_anomaly() may help. The parameters are those before this step"
                     )
-                phases.update()
+                phases.update(rows)
+                self.steps += 1
                 totals.add(value, y, t)
                 shown.step(totals)
         return totals.means()
 
-    def _phases_of_a_step(self) -> _Phases:
+    def _phases_of_a_step(self) -> Step:
         if self._phases is None or not self._phases.belong_to(self.model, self.loss, self.optimizer):
-            self._phases = _Phases(self.model, self.loss, self.optimizer, self._compile)
+            self._phases = Step(self.model, self.loss, self.optimizer, self._compile)
         return self._phases
 
     def _measure(self, batches: DataLoader) -> _Totals:
@@ -257,7 +243,22 @@ class Trainer:
         return next((p.dtype for p in self.model.parameters() if p.dtype.kind == "f"), np.dtype(np.float32))
 
     def _inputs(self, what: str, X) -> np.ndarray:
-        return _cast(real_array(X, f"{what}: argument 'X'"), self._dtype(), f"{what}: argument 'X'", "X")
+        arr = real_array(X, f"{what}: argument 'X'")
+        if arr.dtype.kind in "iu" and len(arr) and self._takes_numbers(arr[:2]):
+            return arr.astype(np.int64, copy=False)
+        return _cast(arr, self._dtype(), f"{what}: argument 'X'", "X")
+
+    def _input_dtype(self, x: np.ndarray) -> np.dtype:
+        return x.dtype if x.dtype == np.int64 else self._dtype()
+
+    def _takes_numbers(self, x: np.ndarray) -> bool:
+        """Whether the model takes integers for what they are, as tables do, and refuses floats."""
+        with _eval_mode(self.model):
+            for dtype in (self._dtype(), np.int64):
+                with contextlib.suppress(TypeError):
+                    self.model(_core.from_array(x, dtype))
+                    return dtype is np.int64
+        return False
 
     def _targets(self, what: str, y) -> tuple[np.ndarray, np.dtype]:
         """y with the dtype of its batches: labels int64, everything else as the parameters."""
@@ -279,7 +280,7 @@ class Trainer:
             raise ValueError(f"{what}: expected at least one sample, got none (X has shape {x.shape})")
         size = _rows(x) if batch_size is None else batch_size
         return DataLoader(
-            TensorDataset(x, t), size, shuffle, generator=self._generator, dtypes=(self._dtype(), t_dtype)
+            TensorDataset(x, t), size, shuffle, generator=self._generator, dtypes=(self._input_dtype(x), t_dtype)
         )
 
     def _validation(self, batches: DataLoader, data) -> DataLoader | None:
