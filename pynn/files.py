@@ -143,13 +143,14 @@ def save_whole(path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] 
     """Writes row-major arrays as a safetensors file that appears whole or not at all, and is on the disk then.
 
     Raises:
-        OSError: naming path and cause; what was at path is as it was.
+        OSError: naming path and cause; what was at path is as it was, or the text says that it is replaced.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = os.path.abspath(os.fspath(path))
     part = f"{path}.{os.getpid()}.part"
+    now = "what was there is unchanged"
     try:
         with open(part, "wb"):  # tells what is wrong with the folder, as Python does
             pass
@@ -158,13 +159,14 @@ def save_whole(path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] 
         if keep and os.path.exists(path):
             _keep(path)
         os.replace(part, path)
+        now = "the new file is there, but may not outlast a power cut"
         _to_disk(os.path.dirname(path))
     except SafetensorError as e:
         found = re.search(r"os error (\d+)", str(e))
         code = int(found[1]) if found else errno.EIO
-        raise OSError(code, f"save: {os.strerror(code)}; what was there is unchanged", path) from e
+        raise OSError(code, f"save: {os.strerror(code)}; {now}", path) from e
     except OSError as e:
-        raise OSError(e.errno, f"save: {e.strerror}; what was there is unchanged", path) from e
+        raise OSError(e.errno, f"save: {e.strerror}; {now}", path) from e
     finally:
         with contextlib.suppress(OSError):
             os.unlink(part)

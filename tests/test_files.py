@@ -1,14 +1,19 @@
 """Models in files: what comes back, and what is said about files that are no good."""
 
+import ast
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import FULL
 
 import pynn
 from pynn import Session, nn
@@ -379,6 +384,43 @@ def test_the_former_file_is_kept_on_request(tmp_path):
         assert sorted(os.listdir(tmp_path)) == ["m", "m.former"]
         same_state(pynn.load(path), models[k])
         same_state(pynn.load(tmp_path / "m.former"), models[k - 1])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="puts functions before those of libc")
+def test_faults_while_saving(tmp_path):
+    """Kills, errors and short writes at every system call: the former or the new model, whole, and the cause named."""
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    here = Path(__file__).parent
+    shim, folder = tmp_path / "faults.so", Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else tmp_path
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", shim, here / "c/faults.c", "-ldl"], check=True)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        run = subprocess.run(
+            [sys.executable, here / "save_faults.py", place, "2000" if FULL else "200"],
+            env={**os.environ, "LD_PRELOAD": str(shim)},
+            capture_output=True,
+            text=True,
+        )
+    assert run.returncode == 0, run.stderr
+    ends = ast.literal_eval(run.stdout)
+    assert all(ends[kind] > 20 for kind in ("error", "killed", "saved")), ends
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the size of files")
+def test_a_full_disk(tmp_path):
+    path = tmp_path / "m"
+    pynn.save(nn.Linear(3, 3), path)
+    former = path.read_bytes()
+    code = f"""
+import resource, pynn
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+pynn.save(pynn.nn.Linear(300, 300), {str(path)!r})
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "OSError: [Errno 27] save: File too large; what was there is unchanged" in run.stderr
+    assert path.read_bytes() == former
+    assert os.listdir(tmp_path) == ["m"]
 
 
 def test_folders_that_cannot_be_written(tmp_path):
