@@ -210,8 +210,8 @@ def _digest(arrays: Mapping[str, np.ndarray], kind: str, text: str) -> str:
 # ---- reading -----------------------------------------------------------------------------------------
 
 
-def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, np.ndarray], Any]:
-    """(tensors, state) of a file that `write` made.
+def read(path: str | os.PathLike, *kinds: str) -> tuple[dict[str, np.ndarray], Any]:
+    """(tensors, state) of a file of one of these kinds that `write` made.
 
     Raises:
         FileNotFoundError: no such file. ValueError: damaged, truncated, made by something else or by a newer
@@ -225,17 +225,17 @@ def read(path: str | os.PathLike, kind: str) -> tuple[dict[str, np.ndarray], Any
     try:
         with safe_open(path, framework="np") as f:
             metadata = f.metadata() or {}
-            _check_origin(path, metadata, kind)
+            _check_origin(path, metadata, kinds)
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except (SafetensorError, UnicodeDecodeError, OverflowError) as e:
         raise ValueError(f"load: {path!r} is damaged, or no safetensors file: {e}") from e
     text = metadata.get("pynn.state", "")
-    if metadata.get("pynn.sha256") != _digest(tensors, kind, text):
+    if metadata.get("pynn.sha256") != _digest(tensors, metadata["pynn.kind"], text):
         raise ValueError(f"load: {path!r} is damaged: its SHA-256 is not the one it was written with")
     return tensors, json.loads(text)
 
 
-def _check_origin(path: str, metadata: Mapping[str, str], kind: str) -> None:
+def _check_origin(path: str, metadata: Mapping[str, str], kinds: tuple[str, ...]) -> None:
     version = metadata.get("pynn.format")
     if version is None:
         raise ValueError(
@@ -248,5 +248,5 @@ def _check_origin(path: str, metadata: Mapping[str, str], kind: str) -> None:
         raise ValueError(
             f"load: {path!r} has format {version}, which is newer than this pynn, which reads {FORMAT}: update pynn"
         )
-    if metadata.get("pynn.kind") != kind:
-        raise ValueError(f"load: {path!r}: expected a {kind}, got a {str(metadata.get('pynn.kind'))[:20]}")
+    if metadata.get("pynn.kind") not in kinds:
+        raise ValueError(f"load: {path!r}: expected a {kinds[0]}, got a {str(metadata.get('pynn.kind'))[:20]}")

@@ -362,8 +362,8 @@ def test_what_is_said(whole, tmp_path):
     assert "is damaged, or no safetensors file" in said(b"hello")
     save_state(pynn.load(written(path, whole)), path)
     assert "was not written by pynn.save" in said(path.read_bytes())
-    write(path, "checkpoint", {}, None)
-    assert "expected a model, got a checkpoint" in said(path.read_bytes())
+    write(path, "other", {}, None)
+    assert "expected a model, got a other" in said(path.read_bytes())
     for place in (tmp_path / "absent", tmp_path):
         with pytest.raises(FileNotFoundError, match="no such file"):
             pynn.load(place)

@@ -164,7 +164,7 @@ def test_regression_and_own_metrics():
     assert set(classifier(metrics=None).evaluate(X, Y)) == {"loss"}
     with pytest.raises(ValueError, match="metric 'accuracy' needs a loss of classification, got MSELoss"):
         Trainer(model, nn.MSELoss(), metrics=("accuracy",))
-    with pytest.raises(ValueError, match="expected names of accuracy, .*, or functions, got 'f2'"):
+    with pytest.raises(ValueError, match=r"expected names of accuracy, .*, or functions, got 'f2'"):
         Trainer(model, nn.MSELoss(), metrics="f2")
 
 

@@ -44,13 +44,16 @@ def save(model: Module, path: str | os.PathLike, *, keep: bool = False, metadata
 
 
 def load(path: str | os.PathLike) -> Module:
-    """The model in a file of `save`. Each module is in the mode, training or evaluation, that it was saved in.
+    """The model in a file of `save`, or in a Trainer's checkpoint. Modules are in the mode that they were saved in.
 
     Raises:
         FileNotFoundError: no such file. ValueError: the file is damaged, truncated, no model, made by a newer
         version, or holds a class that is not registered; the text says which.
     """
-    tensors, state = read(path, "model")
+    tensors, state = read(path, "model", "checkpoint")
+    if state["model"]["architecture"] is None:
+        raise ValueError(f"load: {os.fspath(path)!r} is a checkpoint of a model whose class is not registered "
+                         "(pynn.nn.register): make the model, and Trainer.load")  # fmt: skip
     return model_from(state["model"], tensors)
 
 

@@ -11,9 +11,8 @@ from ..nn.module import Module
 from ..optim.schedules import LRScheduler
 from ..tensor import Tensor
 from .inputs import ArrayFeed, is_stream
-from .loop import eval_mode
 from .metrics import takes_labels
-from .step import applied, weighted
+from .step import applied, eval_mode, weighted
 
 if TYPE_CHECKING:
     from .trainer import Trainer

@@ -7,7 +7,7 @@ from any batch on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import numpy as np
 from .. import _core
 from ..data.arrays import check_finite, real_array
 from ..data.loader import DataLoader, TensorDataset
+from ..nn.module import Module
 from ..tensor import Tensor
+from .step import applied, eval_mode
 
 __all__ = ["ArrayFeed", "Door", "StreamFeed", "is_stream", "named_arrays", "nested"]
 
@@ -65,12 +67,11 @@ class Door:
     Args:
         dtype: of the model's parameters: what floats become.
         labels: whether integers are class labels to the loss; else they become dtype.
-        refuses_floats: refuses_floats(x) → whether the model takes x as integers alone, as tables do.
+        model: what the inputs are for: where it refuses integers that became floats, as tables do, they stay integers.
     """
 
-    def __init__(self, dtype: np.dtype, labels: bool, refuses_floats: Callable[[Any], bool]):
-        self.dtype, self.labels = dtype, labels
-        self._refuses = refuses_floats
+    def __init__(self, dtype: np.dtype, labels: bool, model: Module):
+        self.dtype, self.labels, self.model = dtype, labels, model
         self._looked_up: dict[Any, bool] = {}  # answers, by the form of the inputs
 
     def inputs(self, what: str, X: Any, name: str = "X") -> tuple[Any, dict[str, np.ndarray], list[np.dtype]]:
@@ -94,6 +95,17 @@ class Door:
             ]
             self._looked_up[key] = self._refuses(nested(form, flat)) and not self._refuses(nested(form, whole))
         return self._looked_up[key]
+
+    def _refuses(self, x: Any) -> bool:
+        """Whether the model raises TypeError for x."""
+        with eval_mode(self.model):
+            try:
+                applied(self.model, x)
+            except TypeError:
+                return True
+            except Exception:
+                return False  # shapes and the like: told where they are used
+        return False
 
     def targets(self, what: str, y: Any, name: str = "y") -> tuple[Any, dict[str, np.ndarray], list[np.dtype]]:
         """As inputs; class labels int64, everything else as the parameters."""
@@ -206,9 +218,9 @@ class StreamFeed:
     n_samples = None
 
     def __init__(self, door: Door, what: str, batches: Any):
-        if iter(batches) is batches:
+        if hasattr(batches, "__next__"):  # iter() of it would be the same, and might draw random numbers
             raise TypeError(f"{what}: argument 'X': expected arrays, or batches that can be gone through again and "
-                            f"again, got {type(batches).__name__}, which gives them once; list(…) keeps them")  # fmt: skip
+                            f"again, got {type(batches).__name__}; list(…) keeps what comes once")  # fmt: skip
         self.door, self.what, self.source = door, what, batches
         self._sized = hasattr(batches, "__len__")
         self._keyed = hasattr(batches, "take_key") and hasattr(batches, "batches")

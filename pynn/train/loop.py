@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..autograd import enable_grad, no_grad
-from ..nn.module import Module
+from ..autograd import enable_grad
 from ..random import default_generator
 from ..tensor import Tensor, tensor
 from .callbacks import Callbacks
 from .progress import Progress
 from .run import Run
-from .step import Snapshot, Step, applied
+from .step import Snapshot, Step, applied, eval_mode
 from .totals import Totals
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["Interrupts", "eval_mode", "measure", "run_on"]
+__all__ = ["Interrupts", "measure", "run_on"]
 
 
 class Interrupts:
@@ -58,20 +57,6 @@ class Interrupts:
         """Raises KeyboardInterrupt if one was asked for."""
         if self.asked:
             raise KeyboardInterrupt("fit was interrupted between two batches; trainer.resume(…) goes on from there")
-
-
-@contextlib.contextmanager
-def eval_mode(model: Module):
-    """Evaluation without recording; each module gets back the mode that it had."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        with no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True
 
 
 def measure(trainer: Trainer, feed, totals: Totals, interrupts: Interrupts | None = None) -> Totals:
@@ -171,6 +156,8 @@ class _Loop:
         """A step of several batches: the gradient of the mean over all of their samples (or over their weights)."""
         run, dtype = self.run, self.trainer._dtype()
         done = run.batch % self.group
+        if done == len(group):  # the epoch's last group, shorter than the others, was whole
+            return
         parts = [_samples(x) if w is None else _sum(w) for x, _, w in group]
         scales = [tensor(n / sum(parts), dtype) for n in parts]
         snapshot.take()

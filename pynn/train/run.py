@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from .history import History
@@ -26,7 +27,7 @@ class Run:
     """
 
     def __init__(self, trainer: Trainer, options: dict[str, Any]):
-        self.trainer = trainer
+        self._trainer = weakref.ref(trainer)  # which holds the run: no cycle keeps both waiting for the collector
         self.options = options  # epochs, batch_size, … as fit was given them: plain values
         self.epoch = self.batch = self.step = 0
         self.begun = False  # whether the next epoch has
@@ -43,6 +44,12 @@ class Run:
         self.loss: float | None = None
         self.output: Any = None
         self.target: Any = None
+
+    @property
+    def trainer(self) -> Trainer:
+        found = self._trainer()
+        assert found is not None, "the Trainer of this run is gone"
+        return found
 
     @property
     def model(self):

@@ -3,6 +3,7 @@ parameter changes."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -20,7 +21,7 @@ from ..plan import compile
 from ..sparse import RowGradient
 from ..tensor import Tensor
 
-__all__ = ["Step", "applied", "weighted"]
+__all__ = ["Snapshot", "Step", "applied", "eval_mode", "weighted"]
 
 
 def applied(model: Callable, x: Any) -> Any:
@@ -28,6 +29,20 @@ def applied(model: Callable, x: Any) -> Any:
     if isinstance(x, Tensor):
         return model(x)
     return model(**x) if isinstance(x, Mapping) else model(*x)
+
+
+@contextlib.contextmanager
+def eval_mode(model: Module):
+    """Evaluation without recording; each module gets back the mode that it had."""
+    training = [m for m in model.modules() if m.training]
+    for m in training:
+        m.training = False
+    try:
+        with no_grad():
+            yield
+    finally:
+        for m in training:
+            m.training = True
 
 
 def weighted(loss: Callable) -> Callable:

@@ -21,11 +21,11 @@ from .callbacks import Callbacks
 from .checkpoint import load_checkpoint, save_checkpoint
 from .history import History
 from .inputs import ArrayFeed, Door, StreamFeed, checked_weights, is_stream, nested, rows_of_a_batch
-from .loop import eval_mode, measure, run_on
+from .loop import measure, run_on
 from .metrics import Metric, metrics_of, takes_labels
 from .progress import Progress
 from .run import Run
-from .step import Step, applied, weighted
+from .step import Step, applied, eval_mode, weighted
 from .totals import Totals
 
 __all__ = ["Trainer"]
@@ -347,21 +347,10 @@ class Trainer:
 
     def _the_door(self) -> Door:
         dtype = self._dtype()
-        if self._door is None or self._door.dtype != dtype:
+        if self._door is None or self._door.dtype != dtype or self._door.model is not self.model:
             labels = takes_labels(self.loss) or not isinstance(self.loss, Module)
-            self._door = Door(dtype, labels, self._refuses)
+            self._door = Door(dtype, labels, self.model)
         return self._door
-
-    def _refuses(self, x: Any) -> bool:
-        """Whether the model raises TypeError for x."""
-        with eval_mode(self.model):
-            try:
-                applied(self.model, x)
-            except TypeError:
-                return True
-            except Exception:
-                return False  # shapes and the like: told where they are used
-        return False
 
     def _feed(self, what: str, X, y, batch_size: int | None, weights=None, **options):
         if y is None and is_stream(X):
