@@ -40,7 +40,7 @@ globals().update(ops.FUNCTIONS)  # pynn.add, pynn.exp, pynn.sum, pynn.cat, …
 
 # loaded when first asked for, so that `import pynn` costs little more than `import numpy`
 _LAZY = ("data", "nn", "optim", "train")
-_LAZY_NAMES = {"Session": "session"}
+_LAZY_NAMES = {"Session": "session", "load": "nn.saving", "save": "nn.saving"}
 
 
 def __getattr__(name: str):

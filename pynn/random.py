@@ -70,8 +70,7 @@ class Generator:
 
     def numpy(self) -> np.random.Generator:
         """A NumPy generator of its own stream, which follows from the next key."""
-        seed, count = self.take().tolist()
-        return np.random.Generator(np.random.Philox(key=np.array([seed, count], np.int64).view(np.uint64)))
+        return stream_of(self.take().tolist())
 
     def __getstate__(self):
         return self._state.tolist()
@@ -82,6 +81,11 @@ class Generator:
     def __repr__(self):
         seed, count = self._state.tolist()
         return f"Generator(seed={seed % 2**64}, taken={count % 2**64})"
+
+
+def stream_of(key) -> np.random.Generator:
+    """The NumPy generator that a key (seed, counter) stands for."""
+    return np.random.Generator(np.random.Philox(key=np.array(key, np.int64).view(np.uint64)))
 
 
 default_generator = Generator()

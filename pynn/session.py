@@ -1,6 +1,6 @@
 """Sessions: a model as a function from arrays to arrays, for serving.
 
-    session = model.session()
+    session = model.session()         # or Session.from_file("model.safetensors")
     y = session.predict(x)            # from any number of threads
 
 A session reads the model's parameters where they are: training goes on, and predictions follow. It computes in
@@ -48,6 +48,17 @@ class Session:
         self._plans = _Served(model, max_bytes)
         self._lock = threading.Lock()
         self._gate = _Gate(self._serve, batch_rows, wait) if batch_rows else None
+
+    @classmethod
+    def from_file(cls, path, **options) -> Session:
+        """A session of the model in a file that pynn.save wrote; options as for the class.
+
+        Raises:
+            as pynn.load: FileNotFoundError, ValueError.
+        """
+        from .nn.saving import load
+
+        return cls(load(path), **options)
 
     # ---- predictions ---------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"The demo needs {e.name}, which is not installed: pip install 'pynn-core[demo]'")
         return 1
     from ..config import config
-    from ..train import save_state
+    from ..nn.saving import save
     from .pictures import confusion_picture
 
     data = digits()
@@ -95,17 +95,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"Test accuracy: {right / len(y_test):.2%} ({right} of {len(y_test)} scans that were never trained on)")
 
     args.out.mkdir(parents=True, exist_ok=True)
-    save_state(trainer.model, args.out / "model.safetensors", {"made by": "python -m pynn demo"})
+    save(trainer.model, args.out / "model.safetensors", metadata={"made by": "python -m pynn demo"})
     if history.epochs:
         history.plot(args.out / "curves.png")
     confusion_picture(X_test, y_test, predicted, args.out / "confusion.png")
     print(f"\nIn {args.out}/:")
-    print("  model.safetensors  the weights")
+    print("  model.safetensors  the network and its weights")
     print("  curves.png         loss and accuracy by epoch")
     print("  confusion.png      which digit was read as which, and the scans that were read wrongly")
     print(
-        "\nTo go on, rebuild the network above with pynn.nn and load the weights:\n"
-        f"  model.load_state_dict(pynn.train.load_state({str(args.out / 'model.safetensors')!r}))\n"
+        "\nTo go on:\n"
+        f"  model = pynn.load({str(args.out / 'model.safetensors')!r})     # a Module, to train on\n"
+        "  model.session().predict(x)                                # arrays in, arrays out\n"
         f"or read pynn/cli/demo.py, which is short. Other runs: python -m pynn demo --seed 1 --epochs 100"
     )
     return 0

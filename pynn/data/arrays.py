@@ -33,16 +33,39 @@ def real_array(value: Any, what: str) -> np.ndarray:
     return np.require(arr, requirements=["C", "A"])
 
 
-def check_finite(arr: np.ndarray, what: str, name: str, original: np.ndarray | None = None) -> None:
-    """Raises ValueError with the place of the first NaN or Inf in arr; original is arr before its conversion."""
-    if arr.dtype.kind != "f" or arr.size == 0 or (np.isfinite(arr.min()) and np.isfinite(arr.max())):
+CHUNK = 8 << 20  # bytes looked at at a time
+
+
+def check_finite(arr: np.ndarray, what: str, name: str, original: np.ndarray | None = None, dtype=None) -> None:
+    """Raises ValueError with the place of the first NaN or Inf in arr, or of what becomes Inf as dtype.
+
+    Memory maps are read in parts. original is arr before its conversion.
+    """
+    if arr.dtype.kind != "f" or arr.size == 0:
         return
-    bad = ~np.isfinite(arr)
-    where = np.unravel_index(int(bad.argmax()), arr.shape)
-    place = f"{name}[{', '.join(map(str, where))}]"
-    value = arr[where] if original is None else original[where]
-    text = f"{what}: expected finite numbers, got {value} at {place}"
+    rows = max(1, CHUNK * len(arr) // max(arr.nbytes, 1))
+    for at in range(0, len(arr), rows):
+        part = arr[at : at + rows]
+        if not _finite(part, dtype):
+            _raise_first(arr, what, name, original, dtype, at)
+
+
+def _finite(part: np.ndarray, dtype) -> bool:
+    ends = np.array([part.min(), part.max()])
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(ends if dtype is None else ends.astype(dtype)).all())
+
+
+def _raise_first(arr: np.ndarray, what: str, name: str, original, dtype, at: int) -> None:
+    """The error for the first bad value, which is not before row `at`; all are counted."""
+    held = np.dtype(dtype or arr.dtype)
+    with np.errstate(over="ignore"):
+        bad = ~np.isfinite(arr[at:].astype(held, copy=False))
+    where = list(np.unravel_index(int(bad.argmax()), bad.shape))
+    where[0] += at
+    value = (arr if original is None else original)[tuple(where)]
+    text = f"{what}: expected finite numbers, got {value} at {name}[{', '.join(map(str, where))}]"
     if np.isfinite(value):
-        text += f", which {arr.dtype} cannot hold"
+        text += f", which {held} cannot hold"
     count = int(np.count_nonzero(bad))
     raise ValueError(text + (f" ({count} such values in all)" if count > 1 else ""))

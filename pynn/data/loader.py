@@ -1,4 +1,4 @@
-"""Batches: slices or shuffled rows of arrays, a whole batch at a time."""
+"""Batches: slices or chosen rows of arrays, a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..random import randperm
+from ..random import default_generator, stream_of
 from ..tensor import Tensor, from_numpy
 from .arrays import real_array
+from .prefetch import prefetched
+from .samplers import RandomSampler
 
 __all__ = ["DataLoader", "TensorDataset"]
 
@@ -21,7 +23,7 @@ class TensorDataset:
     """Arrays of one length, sample k being row k of each.
 
     Args:
-        arrays: NumPy arrays, tensors, or nested lists, with samples along the first dimension.
+        arrays: NumPy arrays, memory maps, tensors, or nested lists, with samples along the first dimension.
 
     Raises:
         ValueError: no arrays, or different lengths. TypeError: text, objects, complex numbers.
@@ -46,18 +48,21 @@ class DataLoader:
     """Iterates over arrays in batches: each is a tuple of Tensors, one for each array.
 
     Args:
-        dataset: a TensorDataset, one array, or a tuple of arrays of one length.
+        dataset: a TensorDataset, one array, or a tuple of arrays of one length. Memory maps are read as needed.
         batch_size: samples in a batch; the last may be smaller.
         shuffle: a new order for each iteration, drawn from generator.
+        sampler: BalancedSampler, WeightedRandomSampler, or an object with order(rng) → rows and a length: which
+            samples, instead of each once.
         drop_last: leaves out a last batch that is smaller.
         generator: a pynn.Generator; None takes the default one, which pynn.manual_seed sets.
+        prefetch: batches that a thread makes ahead; 0: none. Worth it where making one takes time (memory maps).
         dtypes: the dtype of each array's batches; None keeps the arrays' (float16 and small integers become
             the smallest dtype of pynn that holds them).
 
     Unshuffled batches share the arrays' memory where dtypes agree.
 
     Raises:
-        ValueError: a batch size below 1, arrays of different lengths.
+        ValueError: a batch size below 1, arrays of different lengths, shuffle beside a sampler.
     """
 
     def __init__(
@@ -65,40 +70,65 @@ class DataLoader:
         dataset,
         batch_size: int = 1,
         shuffle: bool = False,
+        sampler=None,
         *,
         drop_last: bool = False,
         generator=None,
+        prefetch: int = 0,
         dtypes: tuple | None = None,
     ):
         if not isinstance(dataset, TensorDataset):
             dataset = TensorDataset(*(dataset if isinstance(dataset, tuple) else (dataset,)))
-        if isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ValueError(f"DataLoader: argument 'batch_size': expected an integer >= 1, got {batch_size!r}")
-        self.dataset, self.batch_size, self.shuffle = dataset, int(batch_size), shuffle
-        self.drop_last, self.generator = drop_last, generator
+        for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"DataLoader: argument '{name}': expected an integer >= {least}, got {value!r}")
+        if sampler is not None and shuffle:
+            raise ValueError("DataLoader: expected shuffle or a sampler, got both")
+        if sampler is not None and not hasattr(sampler, "order"):
+            raise TypeError(f"DataLoader: argument 'sampler': expected an object with order(rng), got {sampler!r}")
+        self.dataset, self.batch_size, self.shuffle = dataset, int(batch_size), bool(shuffle)
+        self.sampler = RandomSampler(len(dataset)) if shuffle else sampler
+        self.drop_last, self.generator, self.prefetch = drop_last, generator, int(prefetch)
         wanted = [a.dtype for a in dataset.arrays] if dtypes is None else [np.dtype(d) for d in dtypes]
         self._pairs = list(zip(dataset.arrays, [_held_by(d) for d in wanted], strict=True))
 
+    @property
+    def n_samples(self) -> int:
+        """The samples of an iteration."""
+        n = len(self.dataset) if self.sampler is None else len(self.sampler)
+        return n - n % self.batch_size if self.drop_last else n
+
     def __len__(self) -> int:
         """The number of batches of an iteration."""
-        n, b = len(self.dataset), self.batch_size
-        return n // b if self.drop_last else -(-n // b)
+        return -(-self.n_samples // self.batch_size)
 
     def first(self, n: int) -> tuple[Tensor, ...]:
         """The first n samples, in the arrays' order."""
         return tuple([_sliced(a, slice(n), dtype) for a, dtype in self._pairs])
 
+    def take_key(self) -> list[int] | None:
+        """What fixes the order of one iteration: a key from the generator; None where the order is always the same."""
+        return None if self.sampler is None else (self.generator or default_generator).take().tolist()
+
+    def batches(self, key: list[int] | None, start: int = 0) -> Iterator[tuple[Tensor, ...]]:
+        """The batches from number `start` on, in the order that key fixes."""
+        made = self._made(key, start)
+        return prefetched(made, self.prefetch) if self.prefetch else made
+
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        n, b = len(self.dataset), self.batch_size
-        pairs = self._pairs
-        order = randperm(n, generator=self.generator)._array() if self.shuffle else None
-        for k in range(len(self)):
-            if order is None:
-                rows = slice(k * b, min(n, (k + 1) * b))
+        return self.batches(self.take_key())
+
+    def _made(self, key, start: int) -> Iterator[tuple[Tensor, ...]]:
+        n, b, pairs = self.n_samples, self.batch_size, self._pairs
+        if key is None:
+            for at in range(start * b, n, b):
+                rows = slice(at, min(n, at + b))
                 yield tuple([_sliced(a, rows, dtype) for a, dtype in pairs])
-            else:
-                rows = order[k * b : (k + 1) * b]
-                yield tuple([_taken(a, rows, dtype) for a, dtype in pairs])
+            return
+        order = self.sampler.order(stream_of(key))
+        for at in range(start * b, n, b):
+            chosen = order[at : at + b]
+            yield tuple([_taken(a, chosen, dtype) for a, dtype in pairs])
 
 
 def _held_by(dtype: np.dtype) -> np.dtype:

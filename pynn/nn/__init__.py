@@ -21,6 +21,7 @@ from .activation import (
     Softplus,
     Tanh,
 )
+from .config import register
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout

@@ -17,7 +17,7 @@ from .. import _core
 from ..autograd import no_grad
 from ..op import OPS
 from ..tensor import Tensor
-from .state import checked_state
+from .state import checked_state, recorded
 
 __all__ = ["Module", "Parameter", "bump_structure", "structure_version"]
 
@@ -93,6 +93,12 @@ class Module:
     """
 
     training: bool
+    _arguments: dict[str, Any]  # of the constructor, for pynn.save
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        object.__setattr__(self, "_arguments", recorded(cls, args, kwargs))
+        return self
 
     def __init__(self):
         put = object.__setattr__  # never self.__dict__: asking for it makes every later read slower

@@ -1,8 +1,10 @@
-"""The check of a state_dict against a module, before anything of the module is changed."""
+"""What a module keeps beside its parts: the check of a state_dict against it, and the arguments it was made with."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from .. import _core
 from ..tensor import Tensor
 
-__all__ = ["checked_state"]
+__all__ = ["checked_state", "parameters_of", "recorded"]
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
@@ -52,3 +54,38 @@ def checked_state(
     if faults:
         raise ValueError(f"load_state_dict: the state does not fit {owner}:\n  " + "\n  ".join(faults))
     return values, missing, unexpected
+
+
+@cache
+def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
+    """The parameters of a class's constructor."""
+    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+
+
+def recorded(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a module's constructor by name, those of *args under "*".
+
+    Left out where the constructor does without: modules, parameters and iterators, which the module holds as parts,
+    and what has a private name (_weight), which its state holds.
+    """
+    known = parameters_of(cls)
+    slots = [p.name for p in known.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    found = {**dict(zip(slots, args)), **kwargs}
+    for name in [n for n, v in found.items() if _is_part(v) or n.startswith("_")]:
+        if name not in known or known[name].default is not inspect.Parameter.empty:
+            del found[name]
+    rest = args[len(slots) :]
+    if rest and not _is_part(rest):
+        found["*"] = list(rest)
+    return found
+
+
+def _is_part(value: Any) -> bool:
+    """Whether value is, or holds, what a module holds as its parts."""
+    if isinstance(value, (str, int, float, type, type(None))):
+        return False
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_part, value))
+    return isinstance(value, Iterator) or hasattr(value, "_modules") or getattr(value, "requires_grad", False)

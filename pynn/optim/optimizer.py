@@ -153,6 +153,7 @@ class Optimizer:
             for group in self.param_groups:
                 self.update(group)
         finally:
+            self._scale = _ONE  # a plan cannot be made where what a step computed outlives it
             _core.set_grad_enabled(before)
         return loss
 

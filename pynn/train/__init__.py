@@ -1,5 +1,8 @@
-"""Training for people who want it done: Trainer over arrays, its history, weights in files."""
+"""Training for people who want it done: Trainer, its callbacks and history, runs and weights in files."""
 
+from .callbacks import Callback, Checkpoint, EarlyStopping
 from .checkpoint import load_state, save_state
 from .history import History
+from .metrics import Metric
+from .run import Run
 from .trainer import Trainer

@@ -1,4 +1,4 @@
-"""The progress bar of a fit: one line that shows epoch, step, rate, loss and metrics."""
+"""What a fit shows: a bar with epoch, step, rate, ETA, loss and metrics; a line an epoch where there is no terminal."""
 
 from __future__ import annotations
 
@@ -8,44 +8,62 @@ from time import perf_counter
 __all__ = ["Progress"]
 
 REFRESH = 0.1  # seconds between two looks at the figures; a step must not pay for text
+EVERY = 1.0  # seconds between two lines of a log
 
 
 class Progress:
-    """A tqdm bar over all steps of a fit, or nothing at all."""
+    """A tqdm bar over all steps of a fit in a console or a notebook, a plain log elsewhere, or nothing at all.
 
-    def __init__(self, shown: bool, epochs: int, steps: int):
+    Args:
+        shown: False: nothing.
+        epochs: of the whole run; steps: batches of an epoch, 0 where they are not known; done: epochs that lie behind.
+    """
+
+    def __init__(self, shown: bool, epochs: int, steps: int, done: int = 0):
         self._bar = None
-        self._epochs = epochs
+        self._log = False
+        self._epochs, self._steps, self._first = epochs, steps, done
+        self._number = done
         self._pending = 0
-        self._next = 0.0
-        self._epoch = ""
+        self._next = self._next_line = 0.0
         self._done = ""  # figures of the last whole epoch
-        if shown:
-            from tqdm import tqdm
+        if shown and (_notebook() or (sys.stderr is not None and sys.stderr.isatty())):
+            if _notebook():
+                from tqdm.auto import tqdm
+            else:
+                from tqdm import tqdm
 
-            live = sys.stderr is not None and sys.stderr.isatty()
-            # into a file or a pipe, a line now and then
-            self._bar = tqdm(total=epochs * steps, unit="step", dynamic_ncols=live, mininterval=REFRESH if live else 10)
+            total = epochs * steps or None
+            self._bar = tqdm(total=total, initial=done * steps, unit="step", dynamic_ncols=True, mininterval=REFRESH)
+        elif shown and sys.stderr is not None:
+            self._log = True
+            self._began = perf_counter()
 
-    def epoch(self, number: int) -> None:
-        """A new epoch begins."""
+    def epoch(self, number: int, behind: int = 0) -> None:
+        """An epoch begins, or goes on with so many batches behind it."""
+        self._number = number
+        self._batches = behind
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {number}/{self._epochs}", refresh=False)
+            self._pending += behind
 
     def step(self, totals) -> None:
-        """One more step was made; totals are asked for figures only when it is time to show them."""
+        """One more batch; totals are asked for figures only when it is time to show them."""
+        self._batches += 1
         if self._bar is None:
             return
         self._pending += 1
         now = perf_counter()
         if now >= self._next:
             self._next = now + REFRESH
-            self._bar.set_postfix_str(_text(totals.means()) + self._done, refresh=False)
+            self._bar.set_postfix_str(_text(totals.means(cheap=True)) + self._done, refresh=False)
             self._bar.update(self._pending)
             self._pending = 0
 
     def epoch_done(self, figures: dict[str, float]) -> None:
         """Shows the figures of a whole epoch."""
+        if self._log:
+            self._line(figures)
         if self._bar is None:
             return
         validation = {k: v for k, v in figures.items() if k.startswith("val_")}
@@ -54,11 +72,32 @@ class Progress:
         self._bar.update(self._pending)
         self._pending = 0
 
+    def _line(self, figures: dict[str, float]) -> None:
+        now = perf_counter()
+        if now < self._next_line and self._number < self._epochs:
+            return
+        self._next_line = now + EVERY
+        left = (now - self._began) / (self._number - self._first) * (self._epochs - self._number)
+        rate = self._batches / max(figures["seconds"], 1e-9)
+        print(
+            f"epoch {self._number}/{self._epochs}, {self._batches}/{self._steps or self._batches} steps, "
+            f"{rate:.0f} steps/s, {left:.0f} s left: {_text(figures)}",
+            file=sys.stderr,
+            flush=True,
+        )
+
     def close(self) -> None:
         """Leaves the bar as it stands."""
         if self._bar is not None:
             self._bar.update(self._pending)
             self._bar.close()
+
+
+def _notebook() -> bool:
+    """Whether this runs in a notebook: its shell is not that of a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return shell is not None and type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _text(figures: dict[str, float]) -> str:

@@ -1,112 +1,65 @@
-"""Trainer: fit, evaluate, predict over arrays."""
+"""Trainer: fit, evaluate, predict."""
 
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Sequence
-from time import perf_counter
+import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import _core
-from ..autograd import enable_grad, no_grad
-from ..data.arrays import check_finite, real_array
-from ..data.loader import DataLoader, TensorDataset
+from ..autograd import no_grad
+from ..data.samplers import class_weights
 from ..nn.module import Module
-from ..plan import compile
-from ..random import Generator
+from ..optim.schedules import LRScheduler, ReduceLROnPlateau
+from ..random import Generator, default_generator, stream_of
 from ..tensor import Tensor
+from . import checks
+from .callbacks import Callbacks
+from .checkpoint import load_checkpoint, save_checkpoint
 from .history import History
-from .metrics import accuracy_for, takes_labels, total_of
+from .inputs import ArrayFeed, Door, StreamFeed, checked_weights, is_stream, nested, rows_of_a_batch
+from .loop import measure, run_on
+from .metrics import Metric, metrics_of, takes_labels
 from .progress import Progress
+from .run import Run
+from .step import Step, applied, eval_mode, weighted
+from .totals import Totals
 
 __all__ = ["Trainer"]
 
-BATCH_BYTES = 4 << 20  # a batch of predict and evaluate takes about this much of the input …
-BATCH_ROWS = 1024  # … and no more samples than this
-HELD_BATCHES, HELD_BYTES = 32, 1 << 20  # outputs held back for the metrics
-
-
-class _Totals:
-    """Running sums of an epoch. Outputs are held back for the metrics, which take many batches at a time."""
-
-    def __init__(self, metrics: dict[str, Callable], per_sample: bool):
-        self._metrics = metrics
-        self._per_sample = per_sample  # the loss is a mean over its batch, not a sum
-        self._loss = 0.0
-        self._seen = 0
-        self._held: list[tuple[np.ndarray, np.ndarray]] = []
-        self._held_bytes = 0
-        self._sums = {name: [0.0, 0] for name in metrics}
-
-    def add(self, loss: float, output: Tensor, target: Tensor) -> None:
-        n = len(output)
-        self._loss += loss * n if self._per_sample else loss
-        self._seen += n
-        if self._metrics:
-            y, t = _core.read_view(output), _core.read_view(target)
-            self._held.append((y, t))
-            self._held_bytes += y.nbytes + t.nbytes
-            if len(self._held) == HELD_BATCHES or self._held_bytes > HELD_BYTES:
-                self._count()
-
-    def _count(self) -> None:
-        """Gives the batches held back to the metrics."""
-        for name, metric in self._metrics.items() if self._held else ():
-            value, count = metric(self._held)
-            pair = self._sums[name]
-            pair[0] += value
-            pair[1] += count
-        self._held.clear()
-        self._held_bytes = 0
-
-    def means(self, prefix: str = "") -> dict[str, float]:
-        """The loss and each metric, averaged over the samples so far."""
-        self._count()
-        figures = {prefix + "loss": self._loss / self._seen if self._seen else math.nan}
-        for name, (value, count) in self._sums.items():
-            figures[prefix + name] = float(value / count) if count else math.nan
-        return figures
-
-
-class _Phases:
-    """The two halves of a step. The loss is looked at between them, before any parameter changes."""
-
-    def __init__(self, model: Module, loss: Callable, optimizer, compiled: bool):
-        def differentiate(x, t):
-            optimizer.zero_grad()
-            y = model(x)
-            e = loss(y, t)
-            e.backward()
-            return e, y
-
-        self._parts = model, loss, optimizer
-        self.differentiate, self.update = differentiate, optimizer.step
-        if compiled:
-            self.differentiate = compile(differentiate, strict=False)
-            self.update = compile(optimizer.step, strict=False)
-
-    def belong_to(self, *parts) -> bool:
-        return all(a is b for a, b in zip(self._parts, parts))
-
 
 class Trainer:
-    """Trains and applies a model on arrays.
+    """Trains and applies a model.
 
     Args:
         model: a Module.
         loss: loss(output, target) → a scalar tensor, such as nn.CrossEntropyLoss().
         optimizer: one of pynn.optim over the model's parameters; fit needs it, the rest does not.
-        metrics: "accuracy", and functions metric(output, target) → mean over a batch, of NumPy arrays.
-            "auto" is the accuracy where the loss is one of classification; None is none.
+        metrics: "accuracy", "top5" (or another number), "precision", "recall", "f1", "auc", "mae", "rmse", "r2", and
+            functions f(y, ŷ) of all targets and outputs of an epoch, as NumPy arrays. "auto" is the accuracy where
+            the loss is one of classification; None is none.
         seed: of the order of the samples. None draws it from the default generator, which dropout and
             initialisation use too: pynn.manual_seed then repeats everything.
         compile: replay recorded steps (pynn.compile): the same bits, sooner. A step that cannot be recorded is
             run as it is, after one warning.
+        schedule: one of pynn.optim.lr_scheduler, stepped after each "epoch" or "step" (schedule_every).
+        accumulate: batches whose gradients make one step, as one batch of all their samples would.
+        max_norm, clip_value: clip gradients by their common norm, or by element.
+        ema: decay of running means of the parameters, which evaluate, predict and validation then use; None: none.
+        callbacks: see pynn.train.callbacks.
 
-    Arrays may have any real dtype: inputs become the parameters' dtype, class labels int64.
+    Arrays may have any real dtype: inputs become the parameters' dtype, class labels int64. Integers stay what they
+    are where the model looks them up in a table. A tuple of arrays is several inputs, model(*X); a dict inputs by
+    name, model(**X); a DataFrame is one array. Instead of arrays fit and evaluate take anything that can be iterated
+    over again and again, such as a DataLoader: batches (x, y), (x, y, sample_weight), or dicts of which "y" (or
+    "target", "labels") is the target.
+
+    Attributes:
+        run: the fit that is going on, or went on last; see pynn.train.Run. history: its History.
+        steps: updates made; replayed: those of them that were replayed from a record.
     """
 
     def __init__(
@@ -118,284 +71,387 @@ class Trainer:
         seed: int | None = None,
         *,
         compile: bool = True,
+        schedule: LRScheduler | None = None,
+        schedule_every: str = "epoch",
+        accumulate: int = 1,
+        max_norm: float | None = None,
+        clip_value: float | None = None,
+        ema: float | None = None,
+        callbacks: Sequence = (),
     ):
-        if not isinstance(model, Module):
-            raise TypeError(f"Trainer: argument 'model': expected a Module, got {type(model).__name__}")
-        if not callable(loss):
-            raise TypeError(f"Trainer: argument 'loss': expected a loss or a function, got {type(loss).__name__}")
-        if optimizer is not None and not (hasattr(optimizer, "step") and hasattr(optimizer, "zero_grad")):
-            raise TypeError(f"Trainer: argument 'optimizer': expected an optimizer, got {type(optimizer).__name__}")
+        checks.check_parts(model, loss, optimizer)
+        checks.check_options(optimizer, schedule, schedule_every, accumulate, max_norm, clip_value, ema)
         self.model, self.loss, self.optimizer = model, loss, optimizer
-        self._metrics = _metrics_of(metrics, loss)
+        self.metrics: list[Metric] = metrics_of(metrics, loss)
+        self._validation_metrics = metrics_of(metrics, loss)  # state of their own
         self._per_sample = getattr(loss, "reduction", "mean") == "mean"
         self._generator = None if seed is None else Generator(seed)
         self._compile = compile
-        self._phases: _Phases | None = None
+        self.schedule, self.schedule_every, self.accumulate = schedule, schedule_every, accumulate
+        self.max_norm, self.clip_value, self.ema = max_norm, clip_value, ema
+        self._average = {p: p.detach().clone() for p in model.parameters()} if ema is not None else None
+        self.callbacks = list(callbacks)
+        self._callbacks: Callbacks | None = None
+        self._loaded_callbacks: list | None = None
+        self._made_step: Step | None = None
+        self._door: Door | None = None
+        self.run: Run | None = None
+        self.steps = 0
+
+    @property
+    def replayed(self) -> int:
+        """How many of the steps so far were replayed from a record, forward, backward and update."""
+        return self._made_step.replayed if self._made_step else 0
+
+    @property
+    def history(self) -> History:
+        """What the last fit measured."""
+        return History() if self.run is None else self.run.history
 
     # ---- the three verbs -------------------------------------------------------------------------
 
     def fit(
         self,
         X,
-        y,
+        y=None,
         epochs: int = 10,
         batch_size: int = 32,
-        validation_data: tuple | None = None,
+        validation_data=None,
         shuffle: bool = True,
         progress: bool = True,
+        *,
+        validation_split: float = 0.0,
+        sample_weight=None,
+        class_weight=None,
+        callbacks: Sequence = (),
+        sampler=None,
+        drop_last: bool = False,
+        prefetch: int = 0,
     ) -> History:
         """Trains the model on the samples X[k] → y[k].
 
         Args:
-            X, y: arrays with samples along the first dimension.
+            X, y: arrays with samples along the first dimension, or X alone: batches. See the class.
             epochs: how often every sample is seen.
-            batch_size: samples a step.
-            validation_data: (X, y) measured after each epoch, never trained on.
+            batch_size: samples a batch.
+            validation_data: (X, y), or batches, measured after each epoch, never trained on.
             shuffle: a new order each epoch.
-            progress: show a progress bar.
+            progress: show a progress bar, or a line an epoch where there is no terminal.
+            validation_split: the part of the samples that is set aside as validation data, by chance.
+            sample_weight: a weight for each sample: a batch's loss is Σ wₖ·lossₖ/Σ wₖ.
+            class_weight: "balanced", {class: weight} or an array by class: weights of samples by their label.
+            callbacks: besides the Trainer's own.
+            sampler, drop_last, prefetch: as in pynn.data.DataLoader.
+
+        Ctrl-C lets the batch in flight end and raises KeyboardInterrupt; a second one raises at once. After that, and
+        after any other exception, `run` is as it was between two batches: `resume` goes on from there, `save` keeps it.
 
         Raises:
             TypeError: text, objects, complex numbers. ValueError: no samples, different lengths, NaN or Inf
             (where), shapes that do not fit; IndexError: a label that is no class (which, where). All of
-            these before the first step. FloatingPointError: the loss became NaN or Inf; the parameters are
-            those before that step.
+            these before the first step, or for batches before their step. FloatingPointError: the loss became NaN or
+            Inf; the parameters are those before that step.
         """
         if self.optimizer is None:
             raise ValueError("fit: the Trainer was made without an optimizer")
-        if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
-            raise ValueError(f"fit: argument 'epochs': expected an integer >= 0, got {epochs!r}")
-        self._check_optimizer()
-        batches = self._batches("fit", X, y, batch_size, shuffle)
-        validation = self._validation(batches, validation_data)
-        self._check_fit("fit", batches)
-        if validation is not None:
-            self._check_fit("fit: validation_data", validation)
-        history, shown = History(), Progress(progress, epochs, len(batches))
+        checks.check_fit_arguments(epochs, validation_split, validation_data, X)
+        checks.check_optimizer(self)
+        options = {
+            "epochs": int(epochs),
+            "batch_size": batch_size,
+            "shuffle": bool(shuffle),
+            "drop_last": drop_last,
+            "validation_split": validation_split,
+            "accumulate": self.accumulate,
+        }
+        run = Run(self, options)
+        self._callbacks = Callbacks([*self.callbacks, *callbacks])
+        self._loaded_callbacks = None
+        data = X, y, validation_data, sample_weight, class_weight, sampler, prefetch
+        return self._go(run, data, progress)
+
+    def resume(
+        self,
+        X,
+        y=None,
+        validation_data=None,
+        progress: bool = True,
+        *,
+        epochs: int | None = None,
+        sample_weight=None,
+        class_weight=None,
+        callbacks: Sequence | None = None,
+        sampler=None,
+        prefetch: int = 0,
+    ) -> History:
+        """Goes on with a fit that was interrupted, here or in the process that saved it, as if it had not been.
+
+        Args:
+            X, y, validation_data, sample_weight, class_weight, sampler: what fit was given. Batches of the user's own
+                are gone through up to where the run stands; that they are the same ones is their affair.
+            epochs: another number in all; None: the one that fit was given.
+            callbacks: of the same classes, in the same order, as fit was given. None: those of the fit in this process.
+
+        Raises:
+            ValueError: there is no run, or the data have other shapes; besides, as fit.
+        """
+        if self.run is None:
+            raise ValueError("resume: there is no run to go on with: fit, or load a checkpoint, first")
+        run = self.run
+        if epochs is not None:
+            checks.check_fit_arguments(epochs, 0.0, None, X)
+            run.options["epochs"] = int(epochs)
+        if self._loaded_callbacks is not None or callbacks is not None or self._callbacks is None:
+            self._callbacks = Callbacks([*self.callbacks, *(callbacks or ())])
+            if self._loaded_callbacks is not None:
+                self._callbacks.check(self._loaded_callbacks)
+                self._callbacks.set_state(self._loaded_callbacks)
+                self._loaded_callbacks = None
+        return self._go(run, (X, y, validation_data, sample_weight, class_weight, sampler, prefetch), progress)
+
+    def _go(self, run: Run, data: tuple, progress: bool) -> History:
+        """Trains run until it is done, on data that are checked first."""
+        feed, validation = self._feeds(run, *data)
+        signature = feed.signature()
+        if run.data and run.data != signature:
+            raise ValueError(f"resume: the run was trained on {run.data}, got {signature}")
+        run.data = signature
+        self.run = run
+        shown = Progress(progress, run.epochs, len(feed), run.epoch)
         try:
-            for epoch in range(1, epochs + 1):
-                shown.epoch(epoch)
-                start = perf_counter()
-                figures = self._epoch(epoch, batches, shown)
-                if validation is not None:
-                    figures.update(self._measure(validation).means("val_"))
-                figures["seconds"] = perf_counter() - start
-                history.add(**figures)
-                shown.epoch_done(figures)
+            run_on(run, feed, validation, self._callbacks, shown)
         finally:
             shown.close()
-        return history
+        return run.history
 
-    def evaluate(self, X, y, batch_size: int | None = None) -> dict[str, float]:
+    def evaluate(self, X, y=None, batch_size: int | None = None, sample_weight=None) -> dict[str, float]:
         """The loss and the metrics on the samples X[k] → y[k], in eval mode, without recording.
 
         Raises:
             as fit.
         """
-        batches = self._batches("evaluate", X, y, batch_size, False)
-        self._check_fit("evaluate", batches)
-        return self._measure(batches).means()
+        feed = self._feed("evaluate", X, y, batch_size, self._weights("evaluate", y, sample_weight, None))
+        checks.check_samples(self, "evaluate", feed)
+        with self._averaged():
+            return measure(self, feed, self._totals(fresh=True)).means()
 
-    def predict(self, X, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, X, batch_size: int | None = None) -> Any:
         """The model's outputs for the samples X[k], in eval mode, without recording; no samples give no rows.
+
+        Returns:
+            an array, or a tuple or dict of them where the model gives several outputs.
 
         Raises:
             TypeError: text, objects, complex numbers. ValueError: NaN or Inf (where), shapes that do not fit.
         """
-        x = self._inputs("predict", X)
-        loader = DataLoader(x, _rows(x) if batch_size is None else batch_size, dtypes=(self._dtype(),))
-        with _eval_mode(self.model):
-            if len(x) == 0:
-                return _output(self.model(_core.from_array(x, self._dtype()))).numpy_copy()
-            result = None
-            at = 0
-            for (batch,) in loader:
-                y = _output(self.model(batch))
-                if result is None:
-                    result = np.empty((len(x), *y.shape[1:]), y.dtype)
-                result[at : at + len(batch)] = y._array()
-                at += len(batch)
-        return result
+        form, arrays, dtypes = self._the_door().inputs("predict", X)
+        n = checks.common_length("predict", arrays)
+        xs = list(arrays.values())
+        rows = rows_of_a_batch(xs) if batch_size is None else batch_size
+        with eval_mode(self.model), self._averaged():
+            if n == 0:
+                y = applied(self.model, nested(form, [_core.from_array(a, d) for a, d in zip(xs, dtypes)]))
+                return _each(checks.output(y), lambda part: part.numpy_copy())
+            checks.check_count("predict", "batch_size", rows)
+            made: Any = None
+            for at in range(0, n, rows):
+                batch = [_core.from_array(np.ascontiguousarray(a[at : at + rows]), d) for a, d in zip(xs, dtypes)]
+                y = checks.output(applied(self.model, nested(form, batch)))
+                if made is None:
+                    made = _each(y, lambda part: np.empty((n, *part.shape[1:]), part.dtype))
+                _fill(made, y, at)
+        return made
 
-    # ---- the loops ---------------------------------------------------------------------------------
+    # ---- files -----------------------------------------------------------------------------------
 
-    def _epoch(self, epoch: int, batches: DataLoader, shown: Progress) -> dict[str, float]:
-        """One pass over the batches with a step for each."""
-        totals = _Totals(self._metrics, self._per_sample)
-        self.model.train()
-        phases = self._phases_of_a_step()
-        with enable_grad():
-            for k, (x, t) in enumerate(batches):
-                e, y = phases.differentiate(x, t)
-                value = e.item()
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"fit: the loss became {value} in epoch {epoch}, step {k + 1}; a smaller learning rate, "
-                        "clipping or pynn.detect_anomaly() may help. The parameters are those before this step"
-                    )
-                phases.update()
-                totals.add(value, y, t)
-                shown.step(totals)
-        return totals.means()
+    def save(self, path: str | os.PathLike, *, keep: bool = False) -> None:
+        """Writes a checkpoint: model, optimizer, schedule, callbacks, history, random state, and where the run stands.
 
-    def _phases_of_a_step(self) -> _Phases:
-        if self._phases is None or not self._phases.belong_to(self.model, self.loss, self.optimizer):
-            self._phases = _Phases(self.model, self.loss, self.optimizer, self._compile)
-        return self._phases
+        `load` and `resume` then go on as if the run had never stopped, bit for bit, also from the middle of an epoch.
 
-    def _measure(self, batches: DataLoader) -> _Totals:
-        totals = _Totals(self._metrics, self._per_sample)
-        with _eval_mode(self.model):
-            for x, t in batches:
-                y = self.model(x)
-                totals.add(self.loss(y, t).item(), y, t)
-        return totals
+        Args:
+            keep: keep the file that was at path, as path + ".former".
 
-    # ---- the door ------------------------------------------------------------------------------------
+        Raises:
+            OSError: naming path and cause; what was at path is as it was. TypeError: a callback's state that a file
+            cannot hold.
+        """
+        save_checkpoint(self, path, keep)
+
+    def load(self, path: str | os.PathLike) -> Trainer:
+        """Puts this Trainer, which has the same model, optimizer and schedule, where the one that saved path was.
+
+        Raises:
+            FileNotFoundError: no such file. ValueError: damaged, truncated, of a newer version, or of another model or
+            optimizer. Nothing is changed then. Warns where another ISA or version makes bits differ.
+        """
+        load_checkpoint(self, path)
+        return self
+
+    def report(self, path: str | os.PathLike, data=None) -> None:
+        """Writes one HTML page, which needs no network: curves, confusion, gradient norms, model and configuration.
+
+        Args:
+            data: (X, y) for the confusion of classes, or for predictions against targets.
+
+        Raises:
+            ImportError: without matplotlib. ValueError: nothing was fitted yet.
+        """
+        from .report import write_report
+
+        write_report(self, path, data)
+
+    # ---- parts -----------------------------------------------------------------------------------
+
+    def _step(self) -> Step:
+        parts = self.model, self.loss, self.optimizer, self.max_norm, self.clip_value, self._average
+        if self._made_step is None or not self._made_step.belong_to(*parts):
+            self._made_step = Step(*parts[:3], self._compile, *parts[3:], decay=self.ema or 0.0)
+        return self._made_step
+
+    def _totals(self, fresh: bool = False) -> Totals:
+        """Sums for an epoch of training; fresh ones for validation beside them."""
+        return Totals(self._validation_metrics if fresh else self.metrics, self._per_sample)
+
+    def _weighted_loss(self) -> Callable:
+        return weighted(self.loss)
+
+    @contextlib.contextmanager
+    def _averaged(self):
+        """The running means in the place of the parameters, where there are some."""
+        if not self._average:
+            yield
+            return
+        kept = [(p, p.detach().clone()) for p in self._average]
+        with no_grad():
+            for p, mean in self._average.items():
+                p.copy_(mean)
+        try:
+            yield
+        finally:
+            with no_grad():
+                for p, value in kept:
+                    p.copy_(value)
+
+    def _step_schedule(self, figures: dict[str, float]) -> None:
+        if self.schedule is None or self.schedule_every == "step":
+            return
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(figures.get("val_loss", figures["loss"]))
+        else:
+            self.schedule.step()
 
     def _dtype(self) -> np.dtype:
         """The dtype of the model's parameters."""
         return next((p.dtype for p in self.model.parameters() if p.dtype.kind == "f"), np.dtype(np.float32))
 
-    def _inputs(self, what: str, X) -> np.ndarray:
-        return _cast(real_array(X, f"{what}: argument 'X'"), self._dtype(), f"{what}: argument 'X'", "X")
+    def _the_door(self) -> Door:
+        dtype = self._dtype()
+        if self._door is None or self._door.dtype != dtype or self._door.model is not self.model:
+            labels = takes_labels(self.loss) or not isinstance(self.loss, Module)
+            self._door = Door(dtype, labels, self.model)
+        return self._door
 
-    def _targets(self, what: str, y) -> tuple[np.ndarray, np.dtype]:
-        """y with the dtype of its batches: labels int64, everything else as the parameters."""
-        name = f"{what}: argument 'y'"
-        arr = real_array(y, name)
-        if arr.dtype.kind in "iu" and (takes_labels(self.loss) or not isinstance(self.loss, Module)):
-            if arr.dtype == np.uint64 and arr.size and arr.max() > np.iinfo(np.int64).max:
-                raise ValueError(f"{name}: expected labels that int64 holds, got {arr.max()}")
-            return arr.astype(np.int64, copy=False), np.dtype(np.int64)
-        return _cast(arr, self._dtype(), name, "y"), self._dtype()
-
-    def _batches(self, what: str, X, y, batch_size: int | None, shuffle: bool) -> DataLoader:
-        """Checked batches of (X, y)."""
-        x = self._inputs(what, X)
-        t, t_dtype = self._targets(what, y)
-        if len(x) != len(t):
-            raise ValueError(f"{what}: expected X and y of one length, got {len(x)} and {len(t)} samples")
-        if len(x) == 0:
-            raise ValueError(f"{what}: expected at least one sample, got none (X has shape {x.shape})")
-        size = _rows(x) if batch_size is None else batch_size
-        return DataLoader(
-            TensorDataset(x, t), size, shuffle, generator=self._generator, dtypes=(self._dtype(), t_dtype)
-        )
-
-    def _validation(self, batches: DataLoader, data) -> DataLoader | None:
-        if data is None:
-            return None
-        if not isinstance(data, (tuple, list)) or len(data) != 2:
-            raise TypeError(f"fit: argument 'validation_data': expected (X, y), got {type(data).__name__}")
-        found = self._batches("fit: validation_data", data[0], data[1], None, False)
-        for name, a, b in zip("Xy", batches.dataset.arrays, found.dataset.arrays, strict=True):
-            if a.shape[1:] != b.shape[1:]:
+    def _feed(self, what: str, X, y, batch_size: int | None, weights=None, **options):
+        if y is None and is_stream(X):
+            if options.get("sampler") is not None or weights is not None:
                 raise ValueError(
-                    f"fit: validation_data: expected samples of {name} of shape {a.shape[1:]}, got {b.shape[1:]}"
+                    f"{what}: batches bring their own order and weights: expected no sampler or sample_weight"
                 )
+            return StreamFeed(self._the_door(), what, X)
+        if y is None and isinstance(X, Mapping):
+            raise TypeError(f"{what}: argument 'y': expected an array, got None")
+        if y is None:
+            raise TypeError(f"{what}: argument 'y': expected an array (or X that gives batches), got None")
+        return ArrayFeed(self._the_door(), what, X, y, batch_size, weights, generator=self._generator, **options)
+
+    def _weights(self, what: str, y, sample_weight, class_weight) -> np.ndarray | None:
+        """A weight for each sample, of both kinds together; those whose label does not count weigh nothing."""
+        if sample_weight is None and class_weight is None:
+            return None
+        if y is None:
+            raise ValueError(f"{what}: batches bring their own weights: expected no sample_weight or class_weight")
+        labels = np.asarray(y)
+        w = np.ones(len(labels)) if sample_weight is None else checked_weights(what, sample_weight, len(labels))
+        if class_weight is not None:
+            w = w * class_weights(labels, class_weight)
+        if labels.ndim == 1 and takes_labels(self.loss):
+            w = np.where(labels == getattr(self.loss, "ignore_index", -100), 0.0, w)
+        return checked_weights(what, w, len(labels))
+
+    def _feeds(self, run: Run, X, y, validation_data, sample_weight, class_weight, sampler, prefetch):
+        """(training, validation) feeds, checked."""
+        o = run.options
+        weights = self._weights("fit", y, sample_weight, class_weight)
+        if o["validation_split"]:
+            (X, y, weights), validation_data = self._split(run, X, y, weights, o["validation_split"])
+        options = {"shuffle": o["shuffle"] and sampler is None, "sampler": sampler, "drop_last": o["drop_last"],
+                   "prefetch": prefetch}  # fmt: skip
+        stream = y is None and is_stream(X)
+        feed = self._feed("fit", X, y, o["batch_size"], weights, **({"sampler": sampler} if stream else options))
+        validation = None
+        if validation_data is not None:
+            validation = self._validation(feed, validation_data)
+        checks.check_samples(self, "fit", feed)
+        if validation is not None:
+            checks.check_samples(self, "fit: validation_data", validation)
+        return feed, validation
+
+    def _validation(self, feed, data):
+        what = "fit: validation_data"
+        if is_stream(data):
+            return self._feed(what, data, None, None)
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise TypeError(f"fit: argument 'validation_data': expected (X, y), got {type(data).__name__}")
+        weights = self._weights(what, data[1], data[2], None) if len(data) == 3 else None
+        found = self._feed(what, data[0], data[1], None, weights)
+        checks.check_alike(feed, found)
         return found
 
-    def _check_optimizer(self) -> None:
-        own = {id(p) for p in self.model.parameters()}
-        groups = getattr(self.optimizer, "param_groups", None)
-        if groups is not None and not any(id(p) in own for g in groups for p in g["params"]):
-            raise ValueError("fit: the optimizer holds none of the model's parameters (was the model copied?)")
-
-    def _check_fit(self, what: str, batches: DataLoader) -> None:
-        """Tries two samples without training, and all targets against their outputs: faults show before any step."""
-        targets = batches.dataset.arrays[1]
-        x, t = batches.first(2)
-        with _eval_mode(self.model):
-            y = _output(self.model(x))
-            if takes_labels(self.loss):
-                if t.dtype.kind == "f" and t.shape != y.shape:
-                    raise ValueError(
-                        f"{what}: argument 'y': expected integer labels, or probabilities of the shape of the model's "
-                        f"output, {_samples_of(y)}, got floats of shape {_samples_of(t)}"
-                    )
-                if y.ndim > 1:
-                    _check_labels(what, targets, y.shape[1], getattr(self.loss, "ignore_index", -100))
-            elif isinstance(self.loss, Module) and y.shape != t.shape:
-                raise ValueError(
-                    f"{what}: expected y of the shape of the model's output, {_samples_of(y)}, got {_samples_of(t)}"
-                )
-            e = self.loss(y, t)
-        if not isinstance(e, Tensor) or e.size != 1:
-            got = f"shape {e.shape}" if isinstance(e, Tensor) else type(e).__name__
-            raise ValueError(f"{what}: expected a loss that is one number, got {got} (reduction='mean' averages)")
+    def _split(self, run: Run, X, y, weights, part: float):
+        """((X, y, weights) to train on, (X, y) for validation), by a key that the run keeps."""
+        n = len(np.asarray(y)) if not isinstance(y, (tuple, Mapping)) else checks.common_length("fit", _flat(y))
+        count = round(n * part)
+        if not 0 < count < n:
+            raise ValueError(f"fit: argument 'validation_split': expected a part that leaves samples on both sides, "
+                             f"got {part} of {n} samples")  # fmt: skip
+        if run.split is None:
+            run.split = (self._generator or default_generator).take().tolist()
+        order = stream_of(run.split).permutation(n)
+        held, rest = np.sort(order[:count]), np.sort(order[count:])
+        train = _rows(X, rest), _rows(y, rest), None if weights is None else weights[rest]
+        given = (_rows(X, held), _rows(y, held))
+        return train, given if weights is None else (*given, weights[held])
 
 
-def _metrics_of(metrics, loss) -> dict[str, Callable]:
-    """{name: function(pairs of output and target) → (sum, count)}."""
-    if metrics is None:
-        return {}
-    accuracy = accuracy_for(loss)
-    if isinstance(metrics, str):
-        if metrics == "auto":
-            return {} if accuracy is None else {"accuracy": accuracy}
-        metrics = (metrics,)
-    found = {}
-    for m in metrics:
-        if m == "accuracy":
-            if accuracy is None:
-                raise ValueError(f"Trainer: metric 'accuracy' needs a loss of classification, got {loss!r}")
-            found["accuracy"] = accuracy
-        elif callable(m):
-            found[getattr(m, "__name__", type(m).__name__)] = total_of(m)
-        else:
-            raise ValueError(f"Trainer: argument 'metrics': expected 'accuracy' or functions, got {m!r}")
-    return found
+def _flat(y) -> dict[str, Any]:
+    return {f"y[{k!r}]": np.asarray(v) for k, v in (y.items() if isinstance(y, Mapping) else enumerate(y))}
 
 
-def _cast(arr: np.ndarray, dtype: np.dtype, what: str, name: str) -> np.ndarray:
-    """arr as dtype, finite. What is smaller than dtype stays as it is and is cast a batch at a time."""
-    if arr.dtype == dtype or (arr.dtype.kind in "iub" and arr.itemsize < dtype.itemsize):
-        cast = arr
+def _rows(value: Any, rows: np.ndarray) -> Any:
+    """Those rows of an array, of several, or of a DataFrame."""
+    if isinstance(value, Mapping):
+        return {k: _rows(v, rows) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_rows(v, rows) for v in value)
+    return value.iloc[rows] if hasattr(value, "iloc") else np.asarray(value)[rows]
+
+
+def _each(y: Any, f: Callable) -> Any:
+    """f of a tensor, or of each of several."""
+    if isinstance(y, Mapping):
+        return {k: _each(v, f) for k, v in y.items()}
+    return tuple(_each(v, f) for v in y) if isinstance(y, (tuple, list)) else f(y)
+
+
+def _fill(made: Any, y: Any, at: int) -> None:
+    """Writes the rows y into made, from row `at` on."""
+    if isinstance(made, dict):
+        for k in made:
+            _fill(made[k], y[k], at)
+    elif isinstance(made, tuple):
+        for m, part in zip(made, y):
+            _fill(m, part, at)
     else:
-        with np.errstate(over="ignore"):  # what becomes Inf is reported with its place
-            cast = arr.astype(dtype)
-    check_finite(cast, what, name, arr)
-    return cast
-
-
-def _check_labels(what: str, labels: np.ndarray, classes: int, ignored: int) -> None:
-    """Raises IndexError for the first label that is no class."""
-    if labels.dtype.kind not in "iu":
-        return  # the loss says what it expects
-    if labels.size and labels.min() >= 0 and labels.max() < classes:
-        return
-    bad = (labels != ignored) & ((labels < 0) | (labels >= classes))
-    if bad.any():
-        where = np.unravel_index(int(bad.argmax()), labels.shape)
-        place = f"y[{', '.join(map(str, where))}]"
-        raise IndexError(f"{what}: argument 'y': expected labels 0 <= y < {classes}, got {labels[where]} at {place}")
-
-
-def _rows(x: np.ndarray) -> int:
-    """Samples in a batch of predict and evaluate."""
-    row = max(1, x[:1].nbytes)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // row))
-
-
-def _samples_of(x: Tensor) -> str:
-    return f"({', '.join(['N', *map(str, x.shape[1:])])})"
-
-
-def _output(y: Any) -> Tensor:
-    if not isinstance(y, Tensor):
-        raise TypeError(f"Trainer: expected the model to return one Tensor, got {type(y).__name__}")
-    return y
-
-
-@contextlib.contextmanager
-def _eval_mode(model: Module):
-    """Evaluation without recording; each module gets back the mode that it had."""
-    training = [m for m in model.modules() if m.training]
-    for m in training:
-        m.training = False
-    try:
-        with no_grad():
-            yield
-    finally:
-        for m in training:
-            m.training = True
+        part = y._array() if isinstance(y, Tensor) else y
+        made[at : at + len(part)] = part
