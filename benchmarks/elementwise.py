@@ -20,6 +20,7 @@ import numpy as np
 from turns import Worker, ratio, take_turns, told
 
 TOKENS, FAR = (8, 197, 768), (4096, 4096)  # activations of a ViT; 64 MB, beyond any last-level cache meant here
+IMAGES = (32, 64, 32, 32)  # of a ResNet on CIFAR's; pynn has them channels-last, peers N,C,H,W unless the row says last
 # row: op, shapes of its inputs, whether the backward is timed
 ROWS = {
     "layernorm": ("layer_norm", (TOKENS, TOKENS[-1:], TOKENS[-1:]), True),
@@ -37,9 +38,13 @@ ROWS = {
     "cross_entropy": ("cross_entropy", ((1576, 1000),), True),
     "dropout": ("dropout", (TOKENS,), True),
     "relu_far": ("relu", (FAR,), True),
+    "batchnorm": ("batch_norm", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
+    "batchnorm_last": ("batch_norm", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
+    "batchnorm_relu": ("batch_norm_relu", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
     "layernorm_far": ("layer_norm", (FAR, FAR[-1:], FAR[-1:]), True),
 }
-K4 = ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far")
+K4 = ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far",
+      "batchnorm", "batchnorm_last")  # fmt: skip
 RANDOM = ("dropout",)  # not compared: each library draws its own mask
 
 
@@ -65,11 +70,22 @@ def function(F, lib, op, labels):
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "relu": F.relu,
+        "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        "batch_norm_relu": (
+            (lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True, relu=True))
+            if lib.__name__ == "pynn"
+            else lambda x, w, b: F.relu(F.batch_norm(x, None, None, w, b, training=True))
+        ),
         "add": lib.add,
         "cross_entropy": lambda x: F.cross_entropy(x, labels),
         "dropout": lambda x: F.dropout(x, 0.1),
     }
     return table[op]
+
+
+def channels_last(x):
+    """x of N,C,H,W, stored N,H,W,C."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
 def eager_calls(name, row):
@@ -81,13 +97,15 @@ def eager_calls(name, row):
         import torch as lib
         from torch.nn import functional as F
     xs, labels = arrays(row)
-    xs = [lib.from_numpy(x) for x in xs]
+    last = row.endswith("_last") or (name == "pynn" and ROWS[row][0].startswith("batch_norm"))
+    xs = [lib.from_numpy(channels_last(x) if last and x.ndim == 4 else x) for x in xs]
     f = function(F, lib, ROWS[row][0], None if labels is None else lib.from_numpy(labels))
     leaves = [x.clone() for x in xs]
     for x in leaves:
         x.requires_grad = True
     shape = () if labels is not None else xs[0].shape
-    g = lib.from_numpy(np.random.default_rng(1).standard_normal(shape, np.float32).reshape(shape))
+    g = np.random.default_rng(1).standard_normal(shape, np.float32).reshape(shape)
+    g = lib.from_numpy(channels_last(g) if last else g)
 
     def both():
         y = f(*leaves)
@@ -121,14 +139,25 @@ def jax_calls(row):
         "add": jnp.add,
         "cross_entropy": lambda x: -jnp.take_along_axis(jax.nn.log_softmax(x, -1), target[:, None], -1).mean(),
     }
+    def norm_channels(x, w, b, axes=(0, 2, 3)):
+        mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        of_channel = (-1, 1, 1) if axes == (0, 2, 3) else (-1,)
+        return (x - mean) * jax.lax.rsqrt(var + 1e-5) * w.reshape(of_channel) + b.reshape(of_channel)
+
+    axes = (0, 1, 2) if row.endswith("_last") else (0, 2, 3)
+    table["batch_norm"] = lambda x, w, b: norm_channels(x, w, b, axes)
+    table["batch_norm_relu"] = lambda x, w, b: jax.nn.relu(norm_channels(x, w, b, axes))
     xs, labels = arrays(row)
+    if row.endswith("_last"):
+        xs[0] = xs[0].transpose(0, 2, 3, 1)
     target = None if labels is None else jnp.asarray(labels)
     if ROWS[row][0] == "dropout":
         table["dropout"] = lambda x: jnp.where(jax.random.bernoulli(jax.random.key(0), 0.9, x.shape), x / 0.9, 0.0)
     f = table[ROWS[row][0]]
     xs = [jnp.asarray(x) for x in xs]
-    shape = () if labels is not None else xs[0].shape
-    g = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
+    shape = () if labels is not None else ROWS[row][1][0]
+    g = np.random.default_rng(1).standard_normal(shape, np.float32)
+    g = jnp.asarray(g.transpose(0, 2, 3, 1) if row.endswith("_last") else g)
 
     def both(g, *xs):
         y, back = jax.vjp(f, *xs)
@@ -136,6 +165,11 @@ def jax_calls(row):
 
     fwd, both = jax.jit(f), jax.jit(both)
     return {"fwd": lambda: (fwd(*xs).block_until_ready(),), "both": lambda: jax.block_until_ready(both(g, *xs))}
+
+
+def logical(arrays, row):
+    """JAX's results as N,C,H,W where it has them N,H,W,C."""
+    return [a.transpose(0, 3, 1, 2) if row.endswith("_last") and a.ndim == 4 else a for a in map(np.asarray, arrays)]
 
 
 def excerpt(arrays):
@@ -158,7 +192,8 @@ def worker(lib, row, threads):
 
         torch.set_num_threads(threads)
         calls = eager_calls("torch", row)
-    print(json.dumps({k: excerpt(calls[k]()) for k in passes(row)}), flush=True)
+    told = {k: calls[k]() for k in passes(row)}
+    print(json.dumps({k: excerpt(logical(v, row) if lib == "jax" else v) for k, v in told.items()}), flush=True)
     for line in sys.stdin:
         name, n = line.split()
         call = calls[name]

@@ -16,6 +16,7 @@ from ..ops.activation import (
     silu,
     softplus,
 )
+from ..ops.batch_norm import batch_norm, group_norm, instance_norm
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
 from ..ops.embedding import embedding, embedding_bag
@@ -31,6 +32,7 @@ from ..ops.losses import (
 from ..ops.softmax import log_softmax, softmax
 
 __all__ = [
+    "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
@@ -39,9 +41,11 @@ __all__ = [
     "embedding",
     "embedding_bag",
     "gelu",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "instance_norm",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
