@@ -201,7 +201,7 @@ def test_bad_arguments():
         nn.InstanceNorm2d(4)(x)
     with pytest.raises(ValueError, match=r"batch_norm: .*expected more than 1 value for each channel .*\(1, 3, 1, 1\)"):
         nn.BatchNorm2d(3)(x[:1, :, :1, :1])
-    with pytest.raises(ValueError, match="instance_norm: .*expected more than 1 value for each item and channel"):
+    with pytest.raises(ValueError, match=r"instance_norm: .*expected more than 1 value for each item and channel"):
         F.instance_norm(x[:, :, :1, :1])
     with pytest.raises(
         ValueError, match="GroupNorm: argument 'num_groups': expected a divisor of num_channels=6, got 4"

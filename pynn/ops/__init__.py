@@ -16,7 +16,9 @@ from . import (
     losses,
     matmul,
     optim,
+    pool2d,
     reduce,
+    resize2d,
     softmax,
 )
 

@@ -271,8 +271,8 @@ bn_update = Effect(
         ((rng.standard_normal((2, c)), rng.uniform(0, 2, c), rng.standard_normal(c), rng.uniform(0, 2, c),
           np.array(4)), {"momentum": m, "count": 12.0})
         for c, m in ((1, 0.1), (70, -1.0), (33, 0.25), (0, 0.1))],
-    doc="tracked += 1; running = (1 − m)·running + m·batch, the variance taken as var·count/(count − 1); m is momentum, "
-        f"or 1/tracked where that is negative. {_SOURCE}",
+    doc="tracked += 1; running = (1 − m)·running + m·batch, the variance taken as var·count/(count − 1); m is "
+        f"momentum, or 1/tracked where that is negative. {_SOURCE}",
 )  # fmt: skip
 
 
