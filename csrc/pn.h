@@ -127,6 +127,10 @@ typedef struct pn_blas_table {
 const pn_blas_table *pn_blas(void); /* NULL: pynn's own kernels compute them */
 void pn_use_blas(const pn_blas_table *t); /* t stays as it is from now on, or is NULL */
 
+/* Whether float32 is computed as written, or by faster algorithms whose rounding is larger (Winograd). */
+int pn_exact(void);
+void pn_use_exact(int on);
+
 typedef struct pn_kernel_info {
     const char *stem, *name;
     const char *ins, *outs, *pars; /* as in kernels.inc: "(a, b)" */

@@ -122,6 +122,12 @@ const pn_blas_table *pn_blas(void) { return atomic_load_explicit(&blas, memory_o
 
 void pn_use_blas(const pn_blas_table *t) { atomic_store_explicit(&blas, t, memory_order_release); }
 
+static atomic_int exact;
+
+int pn_exact(void) { return atomic_load_explicit(&exact, memory_order_relaxed); }
+
+void pn_use_exact(int on) { atomic_store_explicit(&exact, on, memory_order_relaxed); }
+
 int pn_n_kernels(void) { return (int)(sizeof kernels / sizeof kernels[0]); }
 
 const pn_kernel_info *pn_kernel(int id) { return &kernels[id].info; }

@@ -7,8 +7,10 @@ from .autograd import *  # noqa: F403
 from .config import (
     __version__,
     config,
+    get_float32_precision,
     get_gemm,
     get_num_threads,
+    set_float32_precision,
     set_gemm,
     set_num_threads,
     show_config,

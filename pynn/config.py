@@ -17,7 +17,8 @@ from typing import Any
 from . import _core
 
 __all__ = [
-    "config", "get_gemm", "get_num_threads", "set_gemm", "set_num_threads", "show_config", "threads", "using_gemm",
+    "config", "get_float32_precision", "get_gemm", "get_num_threads", "set_float32_precision", "set_gemm",
+    "set_num_threads", "show_config", "threads", "using_gemm",
 ]  # fmt: skip
 
 __version__ = "0.1.0"
@@ -257,6 +258,38 @@ def _gemm_config() -> dict[str, Any]:
     return {"gemm": "blas", **_blas, "threads": _blas_threads and _blas_threads[0]()}
 
 
+# ---- precision -----------------------------------------------------------------------------------------
+
+PRECISIONS = ("fast", "exact")
+
+
+def set_float32_precision(name: str) -> str:
+    """Chooses how float32 convolutions are computed: "fast", the default, or "exact".
+
+    Under "fast" kernels may use algorithms with fewer multiplications and larger rounding: 3×3 convolutions of stride
+    1 are computed by Winograd's, whose largest error on normal data is at most 1e-4 of the result's RMS (cuDNN's
+    TF32, PyTorch's default, errs by some 1e-3). A NaN or an infinity then reaches up to 3 pixels further. "exact" sums
+    the products as they are, with float32's own rounding. Which algorithm computes what depends on sizes alone;
+    float64 is always exact. Plans follow the setting of the moment.
+
+    Returns:
+        What was chosen before.
+
+    Raises:
+        ValueError: another name.
+    """
+    if name not in PRECISIONS:
+        raise ValueError(f"set_float32_precision: argument 'name': expected 'exact' or 'fast', got {name!r}")
+    before = get_float32_precision()
+    _core.use_exact(name == "exact")
+    return before
+
+
+def get_float32_precision() -> str:
+    """How float32 convolutions are computed: "fast" or "exact"."""
+    return PRECISIONS[_core.exact()]
+
+
 def _start() -> None:
     """Applies the environment; called once, at import."""
     global _reason
@@ -332,6 +365,7 @@ def config() -> dict[str, Any]:
             "scipy": scipy["version"] if scipy else None,
             "system": f"{platform.system()} {platform.machine()}",
         },
+        "float32_precision": get_float32_precision(),
         "isa": {"level": _core.isa(), "available": _core.isa_levels()},
         "threads": {
             "n": get_num_threads(),
@@ -354,6 +388,7 @@ def _lines(c: dict[str, Any]) -> Iterator[str]:
     yield f"system    {v['system']}"
     yield f"ISA       {isa['level']} (available: {', '.join(isa['available'])})"
     yield f"threads   {team['n']} ({team['why']}), {team['backend']}"
+    yield f"float32   {c['float32_precision']}"
     of = [f"{k} {b['name']} {b['version']}" for k, b in (("NumPy", blas["numpy"]), ("SciPy", blas["scipy"])) if b]
     own = blas["pynn"]
     if own["gemm"] == "native":

@@ -70,6 +70,8 @@ cdef extern from "pn.h" nogil:
     int pn_isa_best() noexcept
     int pn_isa() noexcept
     int pn_use_isa(int level) noexcept
+    int pn_exact() noexcept
+    void pn_use_exact(int on) noexcept
     ctypedef struct pn_kernel_info:
         const char *stem
         const char *name

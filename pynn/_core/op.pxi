@@ -26,7 +26,7 @@ cdef struct Dims:
 cdef struct Term:
     double coef
     int n
-    int[6] sym            # or one of the T_ below
+    int[8] sym            # or one of the T_ below
 
 cdef enum:
     T_OUT = -1    # n: elements of the first output
@@ -168,8 +168,8 @@ cdef int set_terms(str name, str what, terms, Term *out) except -1:
     if len(terms) > MAX_TERM:
         raise ValueError(f"{name}: {what} has more than {MAX_TERM} summands")
     for k, (coef, syms) in enumerate(terms):
-        if len(syms) > 6:
-            raise ValueError(f"{name}: {what} has a product of more than 6 factors")
+        if len(syms) > 8:
+            raise ValueError(f"{name}: {what} has a product of more than 8 factors")
         out[k].coef = coef
         out[k].n = len(syms)
         for d, s in enumerate(syms):

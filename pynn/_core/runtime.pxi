@@ -85,6 +85,16 @@ def use_isa(str name):
     return was
 
 
+def use_exact(bint on):
+    """Has float32 computed as written, or lets kernels use faster algorithms whose rounding is larger."""
+    pn_use_exact(on)
+
+
+def exact():
+    """Whether float32 is computed as written."""
+    return pn_exact() != 0
+
+
 def kernels():
     """Every C kernel: {name: (id, stem, inputs, outputs, parameters)}, as csrc/kernels.inc has them."""
     cdef const pn_kernel_info *k

@@ -23,6 +23,7 @@ from .activation import (
 )
 from .batch_norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
+from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout
 from .embedding import Embedding, EmbeddingBag
 from .layer_norm import LayerNorm, RMSNorm

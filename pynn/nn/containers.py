@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..ops.linear import Activation, activated, activation_of
+from ..ops.linear import Activation, activation_of
 from .activation import AS_OP
+from .conv2d import Conv1d, Conv2d
 from .linear import Linear
 from .module import Module, Parameter, structure_version
 
@@ -89,8 +90,8 @@ class _Numbered(Module):
 class Sequential(_Numbered):
     """Modules applied one after the other. Takes them as arguments, or one dict of name → module.
 
-    A slice is a Sequential that shares its modules with this one. A Linear and an activation behind it, neither
-    of them changed or hooked, become one operation where that is faster, with the same bits.
+    A slice is a Sequential that shares its modules with this one. A Linear or a convolution and an activation behind
+    it, neither of them changed or hooked, become one operation where that is faster, with the same bits.
     """
 
     _plan: tuple[int, list] = (-1, [])  # (module, activation to apply with it or None), for that structure_version
@@ -113,11 +114,11 @@ class Sequential(_Numbered):
         if version != structure_version():
             plan = self._make_plan()
         for layer, act in plan:
-            x = layer(x) if act is None else activated(x, layer.weight, layer.bias, act)
+            x = layer(x) if act is None else layer._activated(x, act)
         return x
 
     def _make_plan(self) -> list:
-        """(module, None), or (a Linear, the activation behind it) for every call that forward makes."""
+        """(module, None), or (a layer, the activation behind it) for every call that forward makes."""
         plan: list = []
         for module in self._modules.values():
             before = plan[-1][0] if plan and plan[-1][1] is None else None
@@ -130,7 +131,8 @@ class Sequential(_Numbered):
         return plan
 
 
-_FORWARDS = {kind: kind.forward for kind in (Linear, *AS_OP)}  # as they were written
+_FUSING = (Linear, Conv1d, Conv2d)
+_FORWARDS = {kind: kind.forward for kind in (*_FUSING, *AS_OP)}  # as they were written
 
 
 def _plain(module) -> bool:
@@ -141,8 +143,8 @@ def _plain(module) -> bool:
 
 
 def _joined(layer, module) -> Activation | None:
-    """module as an activation that Linear `layer` may apply, or None where both are to be called."""
-    if type(layer) is not Linear or layer.activation is not None or type(module) not in AS_OP:
+    """module as an activation that `layer` may apply, or None where both are to be called."""
+    if type(layer) not in _FUSING or layer.activation is not None or type(module) not in AS_OP:
         return None
     act = AS_OP[type(module)](module)
     if act is None or not all(isinstance(v, (int, float)) for v in act[1].values()):

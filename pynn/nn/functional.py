@@ -17,6 +17,7 @@ from ..ops.activation import (
     softplus,
 )
 from ..ops.batch_norm import batch_norm, group_norm, instance_norm
+from ..ops.conv2d import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
 from ..ops.embedding import embedding, embedding_bag
@@ -52,6 +53,10 @@ __all__ = [
     "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "conv_transpose2d",
     "cross_entropy",
     "dropout",
     "elu",

@@ -6,6 +6,7 @@ from ..op import OPS
 from . import (
     activation,
     batch_norm,
+    conv2d,
     copy,
     dropout,
     elementwise,

@@ -78,8 +78,8 @@ def _kernels_of(act: Op) -> tuple[int, int] | None:
     return act.kernel_id, act.bwd.kernel_id
 
 
-def activation_of(activation) -> Activation:
-    """What a name, or a pair of a name and a dict of parameters, stands for.
+def activation_of(activation, layer="linear") -> Activation:
+    """What a name, or a pair of a name and a dict of parameters, stands for; `layer` is what errors name.
 
     Raises:
         ValueError: there is no such activation. TypeError: it has no such parameters.
@@ -88,11 +88,11 @@ def activation_of(activation) -> Activation:
     kernels = _kernels_of(OPS[name]) if isinstance(name, str) and name in OPS else None
     if kernels is None:
         names = ", ".join(sorted(op.name for op in OPS if _kernels_of(op)))
-        raise ValueError(f"linear: argument 'activation': expected None or one of {names}, got {activation!r}")
+        raise ValueError(f"{layer}: argument 'activation': expected None or one of {names}, got {activation!r}")
     op = OPS[name]
     if not isinstance(given, dict) or given.keys() - op.defaults.keys():
         names = ", ".join(op.par_names) or "no parameters"
-        raise TypeError(f"linear: argument 'activation': expected ({name!r}, a dict of {names}), got {activation!r}")
+        raise TypeError(f"{layer}: argument 'activation': expected ({name!r}, a dict of {names}), got {activation!r}")
     params = {**op.defaults, **{k: float(v) for k, v in given.items()}}
     p, q, *_ = *(params[k] for k in op.par_names), 0.0, 0.0
     numbers = {"activation": name, "p": p, "q": q, "fwd": kernels[0], "bwd": kernels[1]}

@@ -40,7 +40,9 @@ def _check_windows(name, image, pooled, w):
     """Raises ValueError unless the sizes `pooled` are those of the windows, or, rounded up, one more."""
     for d, (n, m) in zip("hw", zip(image[2:], pooled[2:])):
         k, s, p, dil = (w[q + d] for q in "kspd")
-        bad = next((f"{q}{d}={w[q + d]}" for q, least in (("k", 0), ("s", 1), ("p", 0), ("d", 1)) if w[q + d] < least), "")
+        bad = next(
+            (f"{q}{d}={w[q + d]}" for q, least in (("k", 0), ("s", 1), ("p", 0), ("d", 1)) if w[q + d] < least), ""
+        )
         if bad:
             raise ValueError(f"{name}: expected a kernel and padding >= 0, stride and dilation >= 1, got {bad}")
         if 2 * p > max(0, dil * (k - 1) + 1):

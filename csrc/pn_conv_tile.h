@@ -1,0 +1,149 @@
+/* pn_conv_tile.h: the tiles of sums that the registers hold.
+ *
+ *   gather   y[p, o] = Σ_k x_p[k] w[k, o] + bias[o]     mr pixels by nv vectors of output channels
+ *   outer    c[i, o] (+)= Σ_p x[p, i] d[p, o]           mr inputs' channels by nv vectors of output channels
+ *   lanes    y[p, c] = Σ_t x_p[t, c] w[t, c] + bias[c]     mr pixels by a vector of channels, each on its own
+ *
+ * gather finds each pixel by a pointer of its own, so that a tile may go over the ends of rows and images; k
+ * runs over rows of taps, taps and channels, in one chain of fused multiply-adds whatever the tile is. w is
+ * packed: NR (or PN_VL, in a last narrow panel) outputs for each k. Each element of x is broadcast.
+ */
+#ifndef PN_CONV_TILE_H
+#define PN_CONV_TILE_H
+
+#include "pn_conv.h"
+
+#define ALL(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < n; i++)
+#define TILE ALL(i, mr) ALL(v, nv)
+#define OPAQUE(x) __asm__ volatile("" : "+r"(x)) /* not to be computed ahead of the loop */
+
+/* Where the k of a pixel lie, from its pointer: row of taps, tap in the row, then `run` in a row. */
+typedef struct reads {
+    int64_t rows, row_step, taps, tap_step, run;
+} reads;
+
+/* What becomes of the sums: nr channels from dst[pixel] + to on. */
+typedef struct target {
+    T *const *dst;
+    int64_t to, nr;
+    const T *bias; /* the first of nr, or NULL */
+    int relu;
+} target;
+
+typedef void (*gather_fn)(const T *const *row, int64_t at, const reads *r, const T *w,
+                          const target *t);
+
+PN_INLINE void gather_steps(const int steps, const int mr, const int nv, V sum[MR][NV],
+                            const T *const *row, int64_t k, const T *w) {
+    ALL(q, steps) {
+        V y[NV];
+        ALL(v, nv) y[v] = pn_load(w + (q * nv + v) * PN_VL);
+        ALL(i, mr) {
+            V x = pn_set1(row[i][k + q]);
+            ALL(v, nv) pn_fma_to(&sum[i][v], x, y[v]);
+        }
+    }
+}
+
+PN_INLINE void gather(const int mr, const int nv, const T *const *row, int64_t at, const reads *r,
+                      const T *w, const target *t) {
+    V sum[MR][NV];
+    TILE sum[i][v] = (V){0};
+    for (int64_t a = 0; a < r->rows; a++)
+        for (int64_t b = 0; b < r->taps; b++) {
+            int64_t k = at + a * r->row_step + b * r->tap_step, end = k + r->run;
+            for (; k + 4 <= end; k += 4, w += 4 * nv * PN_VL)
+                gather_steps(4, mr, nv, sum, row, k, w);
+            for (; k < end; k++, w += nv * PN_VL) gather_steps(1, mr, nv, sum, row, k, w);
+        }
+    if (t->bias) ALL(v, nv) {
+            V b = pn_load_part(t->bias + v * PN_VL, t->nr - v * PN_VL, 0);
+            ALL(i, mr) sum[i][v] += b;
+        }
+    if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] <= (V){0}, (V){0}, sum[i][v]);
+    if (t->nr == nv * PN_VL)
+        TILE pn_store(t->dst[i] + t->to + v * PN_VL, sum[i][v]);
+    else
+        TILE pn_store_part(t->dst[i] + t->to + v * PN_VL, sum[i][v], t->nr - v * PN_VL);
+}
+
+/* w: [taps, wide]; channels from `at` on, n of them in all. */
+typedef void (*lanes_fn)(const T *const *row, const reads *r, const T *w, int64_t wide,
+                         const target *t);
+
+PN_INLINE void lanes(const int mr, const T *const *row, const reads *r, const T *w, int64_t wide,
+                     const target *t) {
+    for (int64_t o = 0; o < t->nr; o += PN_VL) {
+        V sum[MR];
+        const T *y = w + o;
+        int64_t n = t->nr - o;
+        ALL(i, mr) sum[i] = (V){0};
+        for (int64_t a = 0; a < r->rows; a++)
+            for (int64_t b = 0; b < r->taps; b++, y += wide) {
+                int64_t k = a * r->row_step + b * r->tap_step + o;
+                V e = pn_load(y);
+                if (n >= PN_VL)
+                    ALL(i, mr) pn_fma_to(&sum[i], pn_load(row[i] + k), e);
+                else
+                    ALL(i, mr) pn_fma_to(&sum[i], pn_load_part(row[i] + k, n, 0), e);
+            }
+        V b = t->bias ? pn_load_part(t->bias + o, n, 0) : (V){0};
+        ALL(i, mr) {
+            sum[i] += b;
+            if (t->relu) sum[i] = pn_select(sum[i] <= (V){0}, (V){0}, sum[i]);
+            pn_store_part(t->dst[i] + o, sum[i], n);
+        }
+    }
+}
+
+/* Pixels of outer: [n, rows, cols] with their steps in x and in d. */
+typedef struct pixels {
+    int64_t n, rows, cols, xn, xr, xc, dn, dr, dc;
+} pixels;
+
+typedef void (*outer_fn)(const T *x, const T *d, const pixels *p, T *c, int accumulate);
+
+PN_INLINE void outer(const int mr, const int nv, const T *x0, const T *d0, const pixels *p, T *c,
+                     int accumulate) {
+    V sum[MR][NV];
+    TILE sum[i][v] = (V){0};
+    for (int64_t n = 0; n < p->n; n++)
+        for (int64_t r = 0; r < p->rows; r++) {
+            const T *x = x0 + n * p->xn + r * p->xr, *d = d0 + n * p->dn + r * p->dr;
+            for (int64_t q = 0; q < p->cols; q++, x += p->xc, d += p->dc) {
+                V y[NV];
+                ALL(v, nv) y[v] = pn_load(d + v * PN_VL);
+                ALL(i, mr) {
+                    V e = pn_set1(x[i]);
+                    ALL(v, nv) pn_fma_to(&sum[i][v], e, y[v]);
+                }
+            }
+        }
+    if (accumulate) TILE sum[i][v] += pn_load(c + (i * nv + v) * PN_VL);
+    TILE pn_store(c + (i * nv + v) * PN_VL, sum[i][v]);
+}
+
+#define FORMS(mr, nv)                                                                              \
+    static void gather_##mr##_##nv(const T *const *row, int64_t at, const reads *r, const T *w,    \
+                                   const target *t) {                                              \
+        gather(mr, nv, row, at, r, w, t);                                                          \
+    }                                                                                              \
+    static void outer_##mr##_##nv(const T *x, const T *d, const pixels *p, T *c, int accumulate) { \
+        outer(mr, nv, x, d, p, c, accumulate);                                                     \
+    }
+#define KINDS(mr)                                                                                  \
+    FORMS(mr, 1)                                                                                   \
+    FORMS(mr, 2)                                                                                   \
+    static void lanes_##mr(const T *const *row, const reads *r, const T *w, int64_t wide,          \
+                           const target *t) {                                                      \
+        lanes(mr, row, r, w, wide, t);                                                             \
+    }
+HEIGHTS(KINDS)
+#define GATHERS(mr) {gather_##mr##_1, gather_##mr##_2},
+#define LANES(mr) lanes_##mr,
+#define OUTERS(mr) {outer_##mr##_1, outer_##mr##_2},
+static const gather_fn gathers[MR][NV] = {HEIGHTS(GATHERS)};
+static const lanes_fn lanes_of[MR] = {HEIGHTS(LANES)};
+static const outer_fn outers[MR][NV] = {HEIGHTS(OUTERS)};
+
+#endif
