@@ -30,9 +30,12 @@ def _matrix(mode, n, m, r):
                 seen[i, at] = True
             continue
         at = min(n - 1, math.floor(i * r)) if mode == NEAREST else i - int(r)
-        mirrored = np.pad(np.arange(n), (n - 1, n - 1), "reflect") if mode == REFLECT else None
-        at = {REFLECT: lambda k: mirrored[k + n - 1], REPLICATE: lambda k: min(max(k, 0), n - 1),
-              CIRCULAR: lambda k: k % n}.get(mode, lambda k: k)(at)  # fmt: skip
+        if mode == REFLECT:
+            at = (n - 1) - abs((n - 1) - abs(at))
+        elif mode == REPLICATE:
+            at = min(max(at, 0), n - 1)
+        elif mode == CIRCULAR:
+            at %= n
         if 0 <= at < n:
             a[i, at], seen[i, at] = 1, True
     return a, seen
@@ -133,9 +136,9 @@ resize = Op(
              "resize2d: expected a finite ratio"),
             ((_X,), {"mode": CONSTANT, "rh": -3.0, "rw": 0.0, "size": (1, 4)}, ValueError,
              "resize2d: argument 'pad': nothing remains of 3 elements")],
-    doc="y[p, q] = Σ a[p, h]·b[q, w]·x[h, w], `value` outside of the image. By mode: 0 nearest, floor(p·rh); 1 bilinear, "
-        "about (p + ½)·rh − ½; 2 bilinear with corners aligned, about p·rh; pads of rh before the first: 3 constant, "
-        "4 reflect, 5 replicate, 6 circular.",
+    doc="y[p, q] = Σ a[p, h]·b[q, w]·x[h, w], `value` outside of the image. By mode: 0 nearest, floor(p·rh); "
+        "1 bilinear, about (p + ½)·rh − ½; 2 bilinear with corners aligned, about p·rh; pads of rh before the first: "
+        "3 constant, 4 reflect, 5 replicate, 6 circular.",
 )  # fmt: skip
 spread = Op(
     "resize_spread2d", "dy[N,C,P,Q]", "dx[N,C,H,W]", kernel="resize_spread2d_fwd", layout="nhwc", params=_PARAMS,
@@ -182,7 +185,8 @@ def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corne
         new = _pair("interpolate", "size", size, dims)
         ratios = [n / m if m else 1.0 for n, m in zip(old, new)]
     else:
-        factors = [float(f) for f in (scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor] * dims)]
+        given = scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor] * dims
+        factors = [float(f) for f in given]
         if len(factors) != dims or not all(math.isfinite(f) and f > 0 for f in factors):
             raise ValueError(f"interpolate: argument 'scale_factor': expected {dims} positive numbers, got "
                              f"{scale_factor!r}")  # fmt: skip
