@@ -17,6 +17,7 @@ import numpy as np
 from turns import Worker, excerpt, ratio, serve, take_turns, told, write
 
 TOKENS, FAR = (8, 197, 768), (4096, 4096)  # activations of a ViT; 64 MB, beyond any last-level cache meant here
+IMAGES = (32, 64, 32, 32)  # of a ResNet on CIFAR's; pynn has them channels-last, peers N,C,H,W unless the row says last
 # row: op, shapes of its inputs, whether the backward is timed
 ROWS = {
     "layernorm": ("layer_norm", (TOKENS, TOKENS[-1:], TOKENS[-1:]), True),
@@ -34,6 +35,9 @@ ROWS = {
     "cross_entropy": ("cross_entropy", ((1576, 1000),), True),
     "dropout": ("dropout", (TOKENS,), True),
     "relu_far": ("relu", (FAR,), True),
+    "batchnorm": ("batch_norm", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
+    "batchnorm_last": ("batch_norm", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
+    "batchnorm_relu": ("batch_norm_relu", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
     "layernorm_far": ("layer_norm", (FAR, FAR[-1:], FAR[-1:]), True),
     "softmax_far": ("softmax", (FAR,), True),
     "copy_far": ("copy", (FAR,), False),
@@ -64,7 +68,8 @@ ROWS = {
     "cat": ("cat", ((1576, 768), (1576, 768)), False),
 }
 GROUPS = {
-    "K4": ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far"),
+    "K4": ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far",
+           "batchnorm", "batchnorm_last"),
     "reductions": tuple(r for r, (op, *_) in ROWS.items() if op.split("_")[0] in ("sum", "amax", "argmax", "prod")),
     "moves": ("copy", "transpose", "transpose_odd", "heads", "channels", "embedding", "cat", "dropout", "rmsnorm",
               "log_softmax", "gelu_tanh", "cross_entropy"),
@@ -109,6 +114,12 @@ def function(F, lib, op, labels):
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "relu": F.relu,
+        "batch_norm": lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True),
+        "batch_norm_relu": (
+            (lambda x, w, b: F.batch_norm(x, None, None, w, b, training=True, relu=True))
+            if lib.__name__ == "pynn"
+            else lambda x, w, b: F.relu(F.batch_norm(x, None, None, w, b, training=True))
+        ),
         "add": lib.add,
         "cross_entropy": lambda x: F.cross_entropy(x, labels),
         "dropout": lambda x: F.dropout(x, 0.1),
@@ -124,6 +135,11 @@ def function(F, lib, op, labels):
     return table[op]
 
 
+def channels_last(x):
+    """x of N,C,H,W, stored N,H,W,C."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
 def eager_calls(name, row):
     """{pass: call} of pynn or PyTorch."""
     if name == "pynn":
@@ -133,13 +149,15 @@ def eager_calls(name, row):
         import torch as lib
         from torch.nn import functional as F
     xs, labels = arrays(row)
-    xs = [lib.from_numpy(x) for x in xs]
+    last = row.endswith("_last") or (name == "pynn" and ROWS[row][0].startswith("batch_norm"))
+    xs = [lib.from_numpy(channels_last(x) if last and x.ndim == 4 else x) for x in xs]
     f = function(F, lib, ROWS[row][0], None if labels is None else lib.from_numpy(labels))
     leaves = [x.clone() for x in xs]
     for x in leaves:
         x.requires_grad = True
     shape = gradient_shape(row)
-    g = lib.from_numpy(np.random.default_rng(1).standard_normal(shape, np.float32).reshape(shape))
+    g = np.random.default_rng(1).standard_normal(shape, np.float32).reshape(shape)
+    g = lib.from_numpy(channels_last(g) if last else g)
 
     def both():
         y = f(*leaves)
@@ -176,7 +194,18 @@ def jax_calls(row):
         "embedding": lambda w: w[target],
         "cat": lambda x, y: jnp.concatenate((x, y), 1),
     }
+
+    def norm_channels(x, w, b, axes=(0, 2, 3)):
+        mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        of_channel = (-1, 1, 1) if axes == (0, 2, 3) else (-1,)
+        return (x - mean) * jax.lax.rsqrt(var + 1e-5) * w.reshape(of_channel) + b.reshape(of_channel)
+
+    axes = (0, 1, 2) if row.endswith("_last") else (0, 2, 3)
+    table["batch_norm"] = lambda x, w, b: norm_channels(x, w, b, axes)
+    table["batch_norm_relu"] = lambda x, w, b: jax.nn.relu(norm_channels(x, w, b, axes))
     xs, labels = arrays(row)
+    if row.endswith("_last"):
+        xs[0] = xs[0].transpose(0, 2, 3, 1)
     target = None if labels is None else jnp.asarray(labels)
     if ROWS[row][0] == "dropout":
         table["dropout"] = lambda x: jnp.where(jax.random.bernoulli(jax.random.key(0), 0.9, x.shape), x / 0.9, 0.0)
@@ -187,8 +216,8 @@ def jax_calls(row):
         table[op] = lambda x: getattr(jnp, found[0])(x, found[1])
     f = table[op]
     xs = [jnp.asarray(x) for x in xs]
-    shape = gradient_shape(row)
-    g = jnp.asarray(np.random.default_rng(1).standard_normal(shape, np.float32))
+    g = np.random.default_rng(1).standard_normal(gradient_shape(row), np.float32)
+    g = jnp.asarray(g.transpose(0, 2, 3, 1) if row.endswith("_last") else g)
 
     def both(g, *xs):
         y, back = jax.vjp(f, *xs)
@@ -216,6 +245,11 @@ def numpy_calls(row):
     return {"fwd": lambda: (table[op](*xs),)}
 
 
+def logical(arrays, row):
+    """JAX's results as N,C,H,W where it has them N,H,W,C."""
+    return [a.transpose(0, 3, 1, 2) if row.endswith("_last") and a.ndim == 4 else a for a in map(np.asarray, arrays)]
+
+
 def worker(lib, row, threads):
     """Answers each line of input, a pass and a number of calls, with the seconds that they took."""
     if lib == "jax":
@@ -232,7 +266,8 @@ def worker(lib, row, threads):
 
         torch.set_num_threads(threads)
         calls = eager_calls("torch", row)
-    serve({k: excerpt(calls[k]()) for k in passes(row)}, calls)
+    told = {k: calls[k]() for k in passes(row)}
+    serve({k: excerpt(logical(v, row) if lib == "jax" else v) for k, v in told.items()}, calls)
 
 
 def compare(row, peers, options):
@@ -250,7 +285,9 @@ def compare(row, peers, options):
     rows = []
     for name in passes(row):
         times = take_turns(workers, lambda n, name=name: f"{name} {n}", options.rounds, options.budget, least=3)
-        rows += [{"row": row, "pass": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers]
+        rows += [
+            {"row": row, "pass": name, "threads": options.threads, "peer": lib, **ratio(times, lib)} for lib in peers
+        ]
     for w in workers.values():
         w.close()
     return rows

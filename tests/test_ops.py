@@ -18,8 +18,8 @@ LISTED = {name for name, line in pynn._core.kernels().items() if any(a.endswith(
 OPS = [op for op in pynn.OPS if op.kernel not in LISTED]
 REPEATING = {"second_order", "layouts", "isa", "callers"}
 SEEDS = 3 if FULL else 1
-# Results of one element, or of none: there is nothing that threads could share.
-SERIAL = {"rng_take"}
+# Results of one element, of none, or of one for each channel: there is nothing that threads could share.
+SERIAL = {"rng_take", "bn_update"}
 # Families whose products PYNN_GEMM=blas gives to a BLAS.
 PRODUCTS = {"matmul", "linear"}
 

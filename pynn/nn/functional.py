@@ -16,6 +16,7 @@ from ..ops.activation import (
     silu,
     softplus,
 )
+from ..ops.batch_norm import batch_norm, group_norm, instance_norm
 from ..ops.conv2d import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
@@ -29,9 +30,27 @@ from ..ops.losses import (
     l1_loss,
     mse_loss,
 )
+from ..ops.pool2d import (
+    adaptive_avg_pool1d,
+    adaptive_avg_pool2d,
+    adaptive_max_pool1d,
+    adaptive_max_pool2d,
+    avg_pool1d,
+    avg_pool2d,
+    max_pool1d,
+    max_pool2d,
+)
+from ..ops.resize2d import interpolate, pad, pixel_shuffle, pixel_unshuffle
 from ..ops.softmax import log_softmax, softmax
 
 __all__ = [
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_max_pool1d",
+    "adaptive_max_pool2d",
+    "avg_pool1d",
+    "avg_pool2d",
+    "batch_norm",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "conv1d",
@@ -44,17 +63,25 @@ __all__ = [
     "embedding",
     "embedding_bag",
     "gelu",
+    "group_norm",
     "hardsigmoid",
     "hardswish",
     "hardtanh",
+    "instance_norm",
+    "interpolate",
     "l1_loss",
     "layer_norm",
     "leaky_relu",
     "linear",
     "log_softmax",
     "logsigmoid",
+    "max_pool1d",
+    "max_pool2d",
     "mish",
     "mse_loss",
+    "pad",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "prelu",
     "relu",
     "relu6",

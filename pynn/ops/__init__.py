@@ -5,6 +5,7 @@ from .. import tensor as _tensor
 from ..op import OPS
 from . import (
     activation,
+    batch_norm,
     conv2d,
     copy,
     dropout,
@@ -18,8 +19,10 @@ from . import (
     lstm,
     matmul,
     optim,
+    pool2d,
     reduce,
     rnn,
+    resize2d,
     softmax,
 )
 
