@@ -16,6 +16,7 @@ from ..ops.activation import (
     silu,
     softplus,
 )
+from ..ops.attention import scaled_dot_product_attention
 from ..ops.dropout import dropout
 from ..ops.elementwise import sigmoid, tanh
 from ..ops.embedding import embedding, embedding_bag
@@ -54,6 +55,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",
