@@ -189,7 +189,7 @@ static parts cut(int64_t rows, int64_t most) {
 /* A's m rows as tiles, TILE_ROOM(k) apart: in blocks of 4 columns, one row of the tile after another, or,
  * where A's columns are the contiguous ones, by columns, MR apart. */
 #define TILE_ROOM(k) (MR * round_up(k, BLOCK))
-static void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t k) {
+static inline void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t k) {
     parts ts = cut(m, MR);
     int64_t room = TILE_ROOM(k), mr;
     if (rs == 1) {

@@ -21,8 +21,8 @@ from .activation import (
     Softplus,
     Tanh,
 )
-from .config import register
 from .batch_norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
+from .config import register
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout
@@ -33,7 +33,6 @@ from .linear import Flatten, Identity, Linear
 from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .lstm import LSTM, LSTMCell
 from .module import Module, Parameter
-from .rnn import RNN, RNNBase, RNNCell
 from .pool2d import (
     AdaptiveAvgPool1d,
     AdaptiveAvgPool2d,
@@ -53,3 +52,4 @@ from .resize2d import (
     Upsample,
     ZeroPad2d,
 )
+from .rnn import RNN, RNNBase, RNNCell

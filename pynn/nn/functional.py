@@ -16,6 +16,7 @@ from ..ops.activation import (
     silu,
     softplus,
 )
+from ..ops.attention import scaled_dot_product_attention
 from ..ops.batch_norm import batch_norm, group_norm, instance_norm
 from ..ops.conv2d import conv1d, conv2d, conv_transpose1d, conv_transpose2d
 from ..ops.dropout import dropout
@@ -86,6 +87,7 @@ __all__ = [
     "relu",
     "relu6",
     "rms_norm",
+    "scaled_dot_product_attention",
     "selu",
     "sigmoid",
     "silu",

@@ -5,6 +5,7 @@ from .. import tensor as _tensor
 from ..op import OPS
 from . import (
     activation,
+    attention,
     batch_norm,
     conv2d,
     copy,
@@ -21,8 +22,8 @@ from . import (
     optim,
     pool2d,
     reduce,
-    rnn,
     resize2d,
+    rnn,
     softmax,
 )
 
