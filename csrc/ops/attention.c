@@ -75,7 +75,7 @@ static void tiles(int64_t m, int64_t n, int64_t k, int form, const T *a, int64_t
         nr = panel_width(n - j);
         int64_t w = round_up(nr, PN_VL);
         const T *x = a;
-        target t = {.c = c + j, .rs = crs, .v1 = w - PN_VL, .accumulate = accumulate};
+        target t = {.c = c + j, .rs = crs, .v1 = w - PN_VL, .nr = w, .accumulate = accumulate};
         for (int64_t e = 0, mr; e < ts.n; e++) {
             mr = ts.size + (e < ts.longer);
             kernels[mr - 1][w > PN_VL](k, form, x, stride, stride, b.p + j * b.depth + b.first * w,
