@@ -20,11 +20,12 @@
  * A product of many rows is cut into chunks of rows, and packs B beforehand, once for all of them. Others
  * are cut into chunks of columns too, and each packs its own part of B, or reads it in place where it is
  * contiguous and read by few tiles. A deep product with few elements is cut along k: chunks leave the S_q of
- * their blocks in scratch, which are then added in order. A single row streams B, and packs nothing.
+ * their blocks in scratch, which are then added in order. A single row packs nothing.
  *
  * Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5, not 5 times 6 and 2) and each height
- * has its own kernel. At the right edge the two vectors of a tile overlap; only a C of fewer columns than a
- * vector takes a padded copy. C's columns must be contiguous for the kernel: a column-major C is solved as
+ * has its own kernel. At the right edge the two vectors of a tile overlap; a C of fewer columns than a
+ * vector takes masks or, where the machine has none, a padded copy; if A's columns are contiguous C' = B'A' is
+ * solved, which fills the vectors. C's columns must be contiguous for the kernel: a column-major C is solved as
  * C' = B'A', others go through a tile-sized buffer.
  *
  * How many chunks there are depends on m, n, k and the batch only; pn_gemm_choices.h has the sizes.
@@ -86,8 +87,8 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
 static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, const T *packed,
                       T *odd, int64_t j, int64_t nr) {
     const T *bias = s->last ? g->bias.p : NULL, *res = s->last ? g->res.p : NULL;
-    int plain =
-        (MASKED || nr >= PN_VL) && g->c.cs == 1 && (!bias || g->bias.cs == 1) && (!res || g->res.cs == 1);
+    int plain = (MASKED || nr >= PN_VL) && g->c.cs == 1 && (!bias || g->bias.cs == 1) &&
+                (!res || g->res.cs == 1);
     int wide = nr > PN_VL;
     target t = {g->c.p + j,
                 g->c.rs,
@@ -291,13 +292,29 @@ static void plan_own(job *w, int64_t batch) {
     }
 }
 
+static int64_t batch_of(const pn_gemm_args *g) {
+    int64_t batch = 1;
+    for (int d = 0; d < g->n_batch; d++) batch *= g->batch[d];
+    return batch;
+}
+
+/* Whether it is one chunk, for which nothing is packed beforehand. */
+static int is_small(const pn_gemm_args *g, int64_t batch) {
+    return g->m * g->n * g->k * batch <= pn_grain(CHUNK);
+}
+
+/* Whether A's contiguous columns fill vectors that B's few columns would leave half empty. */
+static int is_narrow(const pn_gemm_args *g) {
+    return g->n <= PN_VL * 3 / 4 && g->m >= PN_VL && g->a.rs == 1 && g->a.cs != 1 && g->k >= NARROW;
+}
+
 static void plan(job *w, const pn_gemm_args *g0) {
     pn_gemm_args *g = &w->g;
-    int64_t batch = 1, mc, nc;
+    int64_t batch, mc, nc;
     *g = *g0;
-    merge_rows(g);
-    if (g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1))) transpose(g);
-    for (int d = 0; d < g->n_batch; d++) batch *= g->batch[d];
+    if (g->n_batch) merge_rows(g);
+    if (g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g))) transpose(g);
+    batch = batch_of(g);
     w->units = 0;
     w->a_bytes = w->b_bytes = w->split = 0;
     if (!batch || !g->m || !g->n) return;
@@ -305,8 +322,7 @@ static void plan(job *w, const pn_gemm_args *g0) {
     w->ks = cut(g->k, w->dots ? KD : KC);
     w->q0 = 0, w->q1 = w->ks.n;
     w->rows = w->cols = 1, w->units = w->group = batch;
-    if (g->m * g->n * g->k * batch <= pn_grain(CHUNK))
-        return; /* one chunk: no division is spent on it */
+    if (is_small(g, batch)) return; /* no division is spent on it */
     if (batch == 1 && g->m * g->n <= SPLIT_MOST && w->ks.n >= SPLIT_BLOCKS) {
         plan_split(w);
         return;
@@ -429,6 +445,7 @@ static void add_body(pn_call *c, void *arg, int64_t chunk, int worker) {
 
 int64_t PN_NAME(gemm_scratch)(const pn_gemm_args *g) {
     job w;
+    if (is_small(g, batch_of(g))) return 0;
     plan(&w, g);
     return w.b_bytes + w.a_bytes * pn_max_workers();
 }

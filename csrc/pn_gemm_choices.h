@@ -1,9 +1,9 @@
 /* pn_gemm_choices.h: every size at which pn_gemm does one thing rather than another.
  *
- * None of them touches a value, but for KC, which is part of an element's definition and thus the same
- * everywhere. benchmarks/gemm_choices.py measures them: it builds pn_gemm.c with others and compares.
+ * None of them touches a value, but for KC, KD and SUMS, which are part of an element's definition and thus
+ * the same everywhere. benchmarks/gemm_choices.py measures them: it builds pn_gemm.c with others and compares.
  * float32 and float64 share the counts of elements that are about work, and have their own where it is
- * about bytes; AVX-512's were reasoned from those of AVX2, on a machine that lacks it.
+ * about bytes. AVX2's were chosen on Zen 3 with 32 KB of L1, AVX-512's on Zen 5.
  */
 #ifndef PN_GEMM_CHOICES_H
 #define PN_GEMM_CHOICES_H
@@ -30,7 +30,8 @@
 #define HEIGHTS(X) X(1) X(2) X(3) X(4)
 #endif
 
-/* Rows of B in a block of k, part of an element's value: a panel of KC x NR takes half of a 32 KB L1 (all of it with AVX-512). */
+/* Rows of B in a block of k, part of an element's value: a panel of KC x NR takes half of a 32 KB L1, or two
+ * thirds of 48 KB with AVX-512. */
 #define KC 256
 
 /* Rows of A that are packed at once, KC columns of them for half of a 512 KB L2, and columns of C from
@@ -47,7 +48,7 @@
 #define NC 512
 #endif
 #ifndef WIDE_BYTES
-#define WIDE_BYTES 65536
+#define WIDE_BYTES (PN_VBYTES == 64 ? 32768 : 65536)
 #endif
 #define WIDE (WIDE_BYTES / (KC * (int)sizeof(T)) / NR * NR)
 
@@ -65,6 +66,11 @@
 #endif
 #ifndef SMALL_B
 #define SMALL_B (16384 / (int)sizeof(T))
+#endif
+
+/* Deep enough to make up for a C that is turned on its way to memory. */
+#ifndef NARROW
+#define NARROW 64
 #endif
 
 /* k is split from so many blocks on, for up to so many elements of C. */
@@ -96,6 +102,14 @@
 #endif
 #ifndef RUN
 #define RUN 8
+#endif
+
+/* Elements of B that are fetched ahead then: the machine's own fetching ends with each page of memory. */
+#ifndef ROW_AHEAD
+#define ROW_AHEAD (1024 / (int)sizeof(T))
+#endif
+#ifndef DOT_AHEAD
+#define DOT_AHEAD (8192 / (int)sizeof(T))
 #endif
 
 /* A dot product has SUMS sums, the same on every machine, in blocks of KD: they are part of its value. */

@@ -150,8 +150,7 @@ static void pack_panel(T *to, int64_t w, const T *b, int64_t rs, int64_t cs, int
                 ALL(i, PN_VL) memcpy(part + i * FEW, b + p + pn_min(i, last) * cs, FEW * sizeof(T));
                 turn_columns(to + p * w + j, w, part, FEW, FEW);
             }
-        for (; p < k; p++)
-            ALL(i, PN_VL) to[p * w + j + i] = b[p * rs + pn_min(i, last) * cs];
+        for (; p < k; p++) ALL(i, PN_VL) to[p * w + j + i] = b[p * rs + pn_min(i, last) * cs];
     }
 }
 

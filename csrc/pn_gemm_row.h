@@ -16,7 +16,11 @@
 PN_INLINE void add_part(const int rows, const int nv, T *to, const V *x, const T *b, int64_t rs) {
     V s[RUN];
     ALL(v, nv) s[v] = pn_load(to + v * PN_VL);
-    ALL(i, rows) ALL(v, nv) pn_fma_to(&s[v], x[i], pn_load(b + i * rs + v * PN_VL));
+    ALL(i, rows) ALL(v, nv) {
+        const T *at = b + i * rs + v * PN_VL;
+        if (nv > 1 && v % (PN_ALIGN / PN_VBYTES) == 0) __builtin_prefetch(at + ROW_AHEAD);
+        pn_fma_to(&s[v], x[i], pn_load(at));
+    }
     ALL(v, nv) pn_store(to + v * PN_VL, s[v]);
 }
 
@@ -43,15 +47,18 @@ static void row_by_rows(T *to, const T *a, int64_t acs, const T *b, int64_t rs, 
     for (; k > 0; k--, a += acs, b += rs) add_rows(1, to, a, acs, b, rs, n);
 }
 
-PN_INLINE T dot(const T *a, const T *b, int64_t k) {
+/* b + ahead is where the next columns lie, or b. */
+PN_INLINE T dot(const T *a, const T *b, int64_t k, int64_t ahead) {
     enum { NS = SUMS / PN_VL };
     V s[NS];
     int64_t p = 0;
     ALL(i, NS) s[i] = (V){0};
-    for (; p + SUMS <= k; p += SUMS)
-        ALL(i, NS) pn_fma_to(&s[i], pn_load(a + p + i * PN_VL), pn_load(b + p + i * PN_VL));
-    if (p < k)
-        ALL(i, NS) {
+    for (; p + SUMS <= k; p += SUMS) ALL(i, NS) {
+            const T *at = b + p + i * PN_VL;
+            if (i % (PN_ALIGN / PN_VBYTES) == 0) __builtin_prefetch(at + ahead);
+            pn_fma_to(&s[i], pn_load(a + p + i * PN_VL), pn_load(at));
+        }
+    if (p < k) ALL(i, NS) {
             int64_t at = p + i * PN_VL, left = k - at;
             pn_fma_to(&s[i], pn_load_part(a + at, left, 0), pn_load_part(b + at, left, 0));
         }
@@ -64,7 +71,8 @@ PN_INLINE T dot(const T *a, const T *b, int64_t k) {
 
 /* B's columns are contiguous, and a is. */
 static void row_by_columns(T *to, const T *a, const T *b, int64_t cs, int64_t n, int64_t k) {
-    for (int64_t j = 0; j < n; j++) to[j] = dot(a, b + j * cs, k);
+    int64_t ahead = cs >= k && cs - k <= k / 4 ? DOT_AHEAD : 0;
+    for (int64_t j = 0; j < n; j++) to[j] = dot(a, b + j * cs, k, ahead);
 }
 
 #endif

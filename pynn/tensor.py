@@ -93,6 +93,8 @@ class Tensor(_core.TensorBase):
         return OPS.pow(other, self)
 
     def __matmul__(self, other):
+        if self.ndim > 1 and other.ndim > 1:  # most products: a small one costs little more than its call
+            return OPS.matmul(self, other)
         return FUNCTIONS["matmul"](self, other)
 
     def __rmatmul__(self, other):

@@ -31,7 +31,7 @@ def matmul(a, b):
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         a, b = operand(a, "matmul: argument 'a'"), operand(b, "matmul: argument 'b'")
     m, n = a.ndim, b.ndim
-    if m > 1 and n > 1:  # most calls, and a small product costs little more than its call
+    if m > 1 and n > 1:
         return OPS.matmul(a, b)
     row, column = m == 1, n == 1
     if m == 0 or n == 0:
