@@ -78,7 +78,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
     parser.add_argument("--python", default=sys.executable, help="a Python that has the peers")
-    parser.add_argument("--peers", help=f"of {', '.join(v for v in VARIANTS if not v.startswith('pynn'))} (default: all)")
+    parser.add_argument(
+        "--peers", help=f"of {', '.join(v for v in VARIANTS if not v.startswith('pynn'))} (default: all)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget", type=float, default=0.3, help="seconds of a round")
