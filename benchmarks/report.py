@@ -146,8 +146,9 @@ def picture(runs, path):
     height = 0.8 / len(threads)
     for k, n in enumerate(threads):
         known = [(i, bars[n][name]["ratio"]) for i, name in enumerate(names) if name in bars[n]]
-        ax.barh([i + (k - (len(threads) - 1) / 2) * height for i, _ in known], [x for _, x in known], height,
-                label=f"{n} thread(s)", color=("#1f6f8b", "#e08e45")[k % 2], left=0)  # fmt: skip
+        places = [i + (k - (len(threads) - 1) / 2) * height for i, _ in known]
+        color = ("#1f6f8b", "#e08e45")[k % 2]
+        ax.barh(places, [x - 1 for _, x in known], height, left=1, label=f"{n} thread(s)", color=color)
     ax.axvline(1, color="black", linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set_xticks([0.5, 1, 2, 4, 8], ["½", "1", "2", "4", "8"])
@@ -157,7 +158,7 @@ def picture(runs, path):
     ax.set_xlabel("time of the fastest peer ÷ time of pynn (eager): beyond 1, pynn is faster")
     ax.grid(axis="x", linewidth=0.4)
     ax.set_axisbelow(True)
-    ax.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper right", ncols=len(threads), fontsize=8)
     figure.savefig(path, dpi=110)
 
 
