@@ -97,8 +97,8 @@ def main():
         for r in (r for r in rows if r["row"] == name):
             print(f"{name} {options.threads} thread(s){', plan' * options.plan}: {told(r['peer'], r)}; "
                   f"peak {r['pynn_mb']:.0f} and {r['peer_mb']:.0f} MB", flush=True)  # fmt: skip
-    if options.json:
-        write(options.json, "steps", rows, options.python)
+        if options.json:  # each time: a workload that fails takes none with it
+            write(options.json, "steps", rows, options.python)
 
 
 if __name__ == "__main__":
