@@ -46,7 +46,8 @@ static void add_dim(int *n, int64_t *size, int64_t *stride, int64_t m, int64_t s
         size[*n] = m, stride[(*n)++] = s;
 }
 
-static reduce plan_reduce(const pn_array *x, const pn_array *y, int64_t tile) {
+/* In columns of width tile only up to `most` reduced elements. */
+static reduce plan_reduce(const pn_array *x, const pn_array *y, int64_t tile, int64_t most) {
     reduce r = {.dtype = x->dtype, .x = x->data, .outs = 1, .reds = 1};
     int lead = x->ndim - y->ndim; /* leading dimensions that y lacks are reduced */
     for (int d = 0; d < x->ndim; d++) {
@@ -61,7 +62,7 @@ static reduce plan_reduce(const pn_array *x, const pn_array *y, int64_t tile) {
     if (r.n_red == 0) add_dim(&r.n_red, r.red, r.red_s, 1, 1);
     int64_t inner = r.keep[r.n_keep - 1];
     r.columns = r.keep_s[r.n_keep - 1] == 1 && r.red_s[r.n_red - 1] != 1 && inner >= 4 &&
-                x->dtype == PN_DTYPE;
+                x->dtype == PN_DTYPE && r.reds <= most;
     r.short_rows =
         !r.columns && r.n_red == 1 && r.red_s[0] == 1 && r.reds <= BLOCK && x->dtype == PN_DTYPE;
     r.part = PART, r.fold = 1;
@@ -256,7 +257,7 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
         }                                                                                          \
     }                                                                                              \
     static void name##_run(pn_call *c, const pn_array *x, const pn_array *y, void *scratch) {      \
-        reduce r = plan_reduce(x, y, TILE);                                                        \
+        reduce r = plan_reduce(x, y, TILE, INT64_MAX);                                             \
         r.to = via_scratch(&r, y) ? scratch : y->data;                                             \
         pn_for(c, r.parts * r.out_chunks, name##_chunk, &r);                                       \
         for (int64_t half = 1; half < r.parts; half *= 2)                                          \
@@ -307,7 +308,7 @@ DEFINE(amin, pn_vmin, pn_vmin, INT64_MAX)
 #endif
 
 static int64_t parts_bytes(const pn_array *x, const pn_array *y) {
-    reduce r = plan_reduce(x, y, TILE);
+    reduce r = plan_reduce(x, y, TILE, INT64_MAX);
     return via_scratch(&r, y) ? r.parts * r.outs * (int64_t)sizeof(T) : 0;
 }
 
@@ -417,8 +418,7 @@ static void argmax_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 
 PN_FN(argmax_fwd) {
     const pn_array *y = ARG(argmax_fwd, y);
-    reduce r = plan_reduce(ARG(argmax_fwd, x), y, ARGMAX_TILE);
-    r.columns &= r.reds <= PLACES_MAX;
+    reduce r = plan_reduce(ARG(argmax_fwd, x), y, ARGMAX_TILE, PLACES_MAX);
     r.to = y->data; /* int64, as y is, whatever T */
     pn_for(c, r.out_chunks, argmax_chunk, &r);
 }
