@@ -3,10 +3,11 @@
     python benchmarks/elementwise.py [ROW ...] [--python PEER] [--peers torch,jax] [--threads N] [--rounds N]
 
 PEER is a Python that has torch and jax (default: this one). Each library runs in a process of its own;
-they take turns, one working at a time (JAX, which obeys no setting, is kept to as many CPUs); the table tells the median of the rounds' ratios with its lower
-quartile and range, then the geometric mean of the ratios to the best peer of each row. `fwd` computes
-the value; `both` the value and the gradients of all inputs from a given one of the value, as a layer
-amid a network does, and every library returns all of them. Results are compared before timing.
+they take turns, one working at a time (JAX, which obeys no setting, is kept to as many CPUs as pynn has threads);
+the table tells the median of the rounds' ratios with its lower quartile and range, then the geometric mean of the
+ratios to the best peer of each row. `fwd` computes the value; `both` the value and the gradients of all inputs from
+a given one of the value, as a layer amid a network does, and every library returns all of them. Results are
+compared before timing.
 """
 
 import argparse

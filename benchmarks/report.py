@@ -18,9 +18,9 @@ TITLES = {
 INTRO = """# Benchmarks
 
 One run on one machine, by `make bench-peers`; this page is written by `benchmarks/report.py`, the figures by the
-programs in `benchmarks/`, each of which says at its top what it does. A ratio is the peer's time divided by pynn's: above 1
-pynn is faster. Each library runs in a process of its own, they take turns, and the median of the rounds' ratios is
-told with its lower quartile and range. Results are compared before they are timed.
+programs in `benchmarks/`, each of which says at its top what it does. A ratio is the peer's time divided by pynn's:
+above 1 pynn is faster. Each library runs in a process of its own, they take turns, and the median of the rounds'
+ratios is told with its lower quartile and range. Results are compared before they are timed.
 """
 
 
@@ -62,14 +62,16 @@ def limits(runs):
         sizes = sorted({b["bytes"] for b in x["bandwidth"]})
         rates = ", ".join(f"{level} {rate:.0f}" for level, rate in x["gflops"].items())
         parts.append(f"{x['threads']} thread(s): multiply-adds {rates} GFLOP/s; a region of the team "
-                     f"{x['region_hot_us']:.2f} µs hot, {x['region_parked_us']:.1f} µs parked. GB/s read and written, by "
-                     "footprint:\n")  # fmt: skip
+                     f"{x['region_hot_us']:.2f} µs hot, {x['region_parked_us']:.1f} µs parked. GB/s read and written, "
+                     "by footprint:\n")  # fmt: skip
         rows = {}
         for b in x["bandwidth"]:
             mix = f"{b['reads']} : {b['writes']}" + (", in place" if b["in_place"] else "")
             rows.setdefault(mix, {})[b["bytes"]] = f"{b['gbs']:.0f}"
         head = [f"{n >> 20} MB" if n >> 20 else f"{n >> 10} KB" for n in sizes]
-        parts.append(table(["arrays read : written", *head], [[k, *(v[n] for n in sizes)] for k, v in rows.items()]) + "\n")
+        parts.append(
+            table(["arrays read : written", *head], [[k, *(v[n] for n in sizes)] for k, v in rows.items()]) + "\n"
+        )
     return "\n".join(["## The machine's limits", "", *parts]) if parts else ""
 
 
@@ -110,20 +112,25 @@ def best(rows):
 
 def ops(runs):
     """Every op of the registry against the roofline."""
+    head = ["op", "forward", "GB/s", "GFLOP/s", "of the roofline", "forward and backward", "of the roofline"]
     parts = []
     for run in (run for _, run in runs if "dtype" in run and "rows" in run):
-        rows = [[r["op"], time_of(r["forward_us"]), f"{r['bytes'] / r['forward_us'] / 1e3:.1f}",
-                 f"{r['flops'] / r['forward_us'] / 1e3:.1f}", f"{r['share']:.0%}",
-                 time_of(r["forward_backward_us"]) if "forward_backward_us" in r else "",
-                 f"{r['forward_backward_share']:.0%}" if "forward_backward_share" in r else ""]
-                for r in run["rows"] if r["bytes"] > 1e6]  # fmt: skip
-        parts.append(f"{run['threads']} thread(s), {run['dtype']}\n\n" + table(
-            ["op", "forward", "GB/s", "GFLOP/s", "of the roofline", "forward and backward", "of the roofline"], rows) + "\n"
-        )  # fmt: skip
-    head = ("The roofline is the time that the bytes read and written once take at the best rate of the same mix and "
-            "footprint, or the flops that the entry states at the peak; an op of exponentials or Philox words needs more "
-            "arithmetic than that. Ops that only make views, and those of small samples, are left out.\n")  # fmt: skip
-    return "\n".join(["## Every op against the roofline (`python -m pynn bench --size large`)", "", head, *parts])
+        rows = []
+        for r in (r for r in run["rows"] if r["bytes"] > 1e6):
+            rates = [f"{r[what] / r['forward_us'] / 1e3:.1f}" for what in ("bytes", "flops")]
+            both = time_of(r["forward_backward_us"]) if "forward_backward_us" in r else ""
+            share = f"{r['forward_backward_share']:.0%}" if "forward_backward_share" in r else ""
+            rows.append([r["op"], time_of(r["forward_us"]), *rates, f"{r['share']:.0%}", both, share])
+        parts.append(f"{run['threads']} thread(s), {run['dtype']}\n\n{table(head, rows)}\n")
+    if not parts:
+        return ""
+    text = """## Every op against the roofline (`python -m pynn bench --size large`)
+
+The roofline is the time that the bytes read and written once take at the best rate of the same mix and footprint, or
+the flops that the entry states at the peak; an op of exponentials or Philox words needs more arithmetic than that.
+Ops that only make views, and those of small samples, are left out.
+"""
+    return "\n".join([text, *parts])
 
 
 def picture(runs, path):
@@ -139,8 +146,9 @@ def picture(runs, path):
     height = 0.8 / len(threads)
     for k, n in enumerate(threads):
         known = [(i, bars[n][name]["ratio"]) for i, name in enumerate(names) if name in bars[n]]
-        ax.barh([i + (k - (len(threads) - 1) / 2) * height for i, _ in known], [x for _, x in known], height,
-                label=f"{n} thread(s)", color=("#1f6f8b", "#e08e45")[k % 2], left=0)  # fmt: skip
+        places = [i + (k - (len(threads) - 1) / 2) * height for i, _ in known]
+        color = ("#1f6f8b", "#e08e45")[k % 2]
+        ax.barh(places, [x - 1 for _, x in known], height, left=1, label=f"{n} thread(s)", color=color)
     ax.axvline(1, color="black", linewidth=0.8)
     ax.set_xscale("log", base=2)
     ax.set_xticks([0.5, 1, 2, 4, 8], ["½", "1", "2", "4", "8"])
@@ -150,7 +158,7 @@ def picture(runs, path):
     ax.set_xlabel("time of the fastest peer ÷ time of pynn (eager): beyond 1, pynn is faster")
     ax.grid(axis="x", linewidth=0.4)
     ax.set_axisbelow(True)
-    ax.legend(loc="lower right", fontsize=8)
+    figure.legend(loc="outside upper right", ncols=len(threads), fontsize=8)
     figure.savefig(path, dpi=110)
 
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-STEPS = {"mlp": "T1 T2 T3", "bags": "T10 T10_sparse"}  # more workloads: one line more here
+STEPS = {"T1-T2": "T1 T2", "T3": "T3 --rounds 5", "T10": "T10 T10_sparse"}  # more workloads: one line more here
 FAR = "add_far relu_far layernorm_far softmax_far copy_far"
 
 

@@ -78,7 +78,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
     parser.add_argument("--python", default=sys.executable, help="a Python that has the peers")
-    parser.add_argument("--peers", help=f"of {', '.join(v for v in VARIANTS if not v.startswith('pynn'))} (default: all)")
+    parser.add_argument(
+        "--peers", help=f"of {', '.join(v for v in VARIANTS if not v.startswith('pynn'))} (default: all)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget", type=float, default=0.3, help="seconds of a round")
@@ -95,8 +97,8 @@ def main():
         for r in (r for r in rows if r["row"] == name):
             print(f"{name} {options.threads} thread(s){', plan' * options.plan}: {told(r['peer'], r)}; "
                   f"peak {r['pynn_mb']:.0f} and {r['peer_mb']:.0f} MB", flush=True)  # fmt: skip
-    if options.json:
-        write(options.json, "steps", rows, options.python)
+        if options.json:  # each time: a workload that fails takes none with it
+            write(options.json, "steps", rows, options.python)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,12 @@ pn_scratch_fn pn_kernel_scratch(int id, int dtype); /* NULL where it needs none 
 
 /* ---- pn_limits.c: what the machine can do, for benchmarks -------------------------------------- */
 
-enum { PN_STREAM_PLAIN, PN_STREAM_PAST, PN_STREAM_AHEAD, PN_STREAM_HOWS }; /* past the caches; fetching ahead */
+enum {
+    PN_STREAM_PLAIN,
+    PN_STREAM_PAST,
+    PN_STREAM_AHEAD,
+    PN_STREAM_HOWS
+}; /* past the caches; fetching ahead */
 enum { PN_STREAM_READS = 4, PN_STREAM_WRITES = 3 };
 
 /* At an ISA level: flops done by `threads` shares of rounds; result holds `threads` numbers. */

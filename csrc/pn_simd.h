@@ -7,7 +7,7 @@
  *   load, store     pn_load pn_store pn_set1 pn_load_part pn_store_part pn_stream pn_stream_end
  *   arithmetic      pn_fma pn_fnma pn_sqrt pn_max pn_min pn_clamp pn_abs pn_copysign
  *   rounding        pn_round (nearest, ties to even) pn_floor pn_ceil pn_trunc
- *   choice          pn_select pn_isnan pn_any
+ *   choice          pn_select pn_isnan pn_any pn_first
  *   across lanes    pn_hsum pn_hmax
  *   double lanes    VD VDI pn_widen_lo pn_widen_hi pn_narrow pn_fma_d ...: functions of f32 in f64
  *
@@ -216,6 +216,22 @@ PN_INLINE int pn_any(VI m) {
     return any;
 }
 #endif
+
+/* The first lane of a mask that is set; PN_VL where none is. */
+PN_INLINE int pn_first(VI m) {
+#if PN_HBYTES == 64
+    unsigned bits =
+        PN_KIND == PN_f32 ? _mm512_movepi32_mask((__m512i)m) : _mm512_movepi64_mask((__m512i)m);
+    return __builtin_ctz(bits | 1u << PN_VL);
+#elif PN_HBYTES == 32 && PN_PIECES == 1
+    unsigned bits = (unsigned)PN_MM(movemask)((V)m);
+    return __builtin_ctz(bits | 1u << PN_VL);
+#else
+    int i = 0;
+    while (i < PN_VL && !m[i]) i++;
+    return i;
+#endif
+}
 
 PN_LIFT3(pn_fma)   /* a * b + c, rounded once where the ISA fuses (not at the x86 baseline) */
 PN_LIFT3(pn_fnma)  /* c - a * b, likewise */

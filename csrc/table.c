@@ -158,7 +158,7 @@ double pn_limit_fma(int isa, int threads, int64_t rounds, float *result) {
 
 void pn_limit_stream(int isa, int threads, float *const *x, int reads, float *const *y, int writes,
                      int64_t n, int64_t passes, int how) {
-    static void (*const fn[PN_NISA])(int, float *const *, int, float *const *, int, int64_t, int64_t,
-                                     int) = ROW(limit_stream, f32);
+    static void (*const fn[PN_NISA])(int, float *const *, int, float *const *, int, int64_t,
+                                     int64_t, int) = ROW(limit_stream, f32);
     fn[isa](threads, x, reads, y, writes, n, passes, how);
 }

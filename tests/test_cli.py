@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 import pynn
-from pynn.cli import main
+from pynn import _core
+from pynn.cli import limits, main
 from pynn.config import cgroup_quota, default_threads
 
 
@@ -72,7 +74,7 @@ def test_bench_measures_ops(tmp_path, capsys):
     """Rows with times, and with the bytes and flops that the entry says: n for a sum, 2·M·K·N for a product."""
     path = tmp_path / "rows.json"
     assert main(["bench", "add", "matmul", "scatter_add", "--size", "small", "--json", str(path)]) == 0
-    assert "matmul 512³" in capsys.readouterr().out
+    assert "of roof" in capsys.readouterr().out
     rows = {r["op"]: r for r in json.loads(path.read_text())["rows"]}
     add, matmul, scatter_add = rows["add"], rows["matmul"], rows["scatter_add"]
     (*batch, m, k), (*_, n) = matmul["shapes"]
@@ -80,6 +82,30 @@ def test_bench_measures_ops(tmp_path, capsys):
     assert add["flops"] == math.prod(add["shapes"][0])
     assert add["bytes"] == 3 * 4 * add["flops"]
     assert min(add["forward_us"], add["forward_backward_us"], scatter_add["forward_us"]) > 0
+    assert all(r["share"] == r["roofline_us"] / r["forward_us"] > 0 for r in rows.values())
+
+
+def test_limits_of_the_machine():
+    """Rates that no kernel exceeds: 256³ multiply-adds, and arrays beside those that are read and written alone."""
+    a = pynn.ones((256, 256))
+    start = time.perf_counter()
+    for _ in range(5):
+        a @ a
+    rate = 5 * 2 * 256**3 / (time.perf_counter() - start)
+    assert rate / 2 < limits.peak_flops() < 1e15
+    assert limits.peak_flops("base" if "base" in _core.isa_levels() else "neon") > 1e8
+    assert 1e8 < limits.bandwidth(2, 1, 1 << 16) < 1e14
+    assert [limits.nearest_mix(8, 4), limits.nearest_mix(0, 4)] == [(2, 1), (0, 1)]
+    assert limits.roofline(8e6, 4e6, 0) > limits.roofline(0, 0, 1e3) > 0
+    assert _core.limit_region(2) > 0
+
+
+@pytest.mark.parametrize("args", [(5, 1, 64, 1), (0, 0, 64, 1), (1, 1, 0, 1), (1, 1, 64, 0), (1, 1, 64, 1, "fast")])
+def test_limits_of_the_machine_refuse(args):
+    with pytest.raises(ValueError, match="limit_stream: expected"):
+        _core.limit_stream(*args)
+    with pytest.raises(ValueError, match="expected an ISA level"):
+        _core.limit_fma("mmx", 1)
 
 
 def test_demo_makes_its_files(tmp_path, capsys):

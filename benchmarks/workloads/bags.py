@@ -12,7 +12,10 @@ def make_data():
     rng = np.random.default_rng(0)
     x = rng.integers(0, VOCABULARY, (64 * BATCH, TOKENS))
     y = rng.integers(0, CLASSES, len(x))
-    table, head = rng.standard_normal((VOCABULARY, WIDTH), np.float32), rng.standard_normal((CLASSES, WIDTH), np.float32)
+    table, head = (
+        rng.standard_normal((VOCABULARY, WIDTH), np.float32),
+        rng.standard_normal((CLASSES, WIDTH), np.float32),
+    )
     return table, head, np.zeros(CLASSES, np.float32), x, y
 
 

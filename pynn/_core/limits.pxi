@@ -6,7 +6,7 @@ STREAM_HOWS = ("plain", "past", "ahead")  # stores past the caches; reads fetche
 cdef int level_of(str name) except -1:
     levels = isa_levels()
     if name not in levels:
-        raise ValueError(f"expected an ISA level of {', '.join(levels)}, got {name!r}")
+        raise ValueError(f"limit_fma: expected an ISA level of {', '.join(levels)}, got {name!r}")
     return levels.index(name)
 
 
@@ -31,7 +31,8 @@ def limit_stream(int reads, int writes, int64_t n, int64_t passes, str how="plai
         raise ValueError(f"limit_stream: expected at most {PN_STREAM_READS} reads and {PN_STREAM_WRITES} writes, got "
                          f"{reads} and {writes}")
     if how not in STREAM_HOWS or n < 1 or passes < 1 or (in_place and writes > reads):
-        raise ValueError(f"limit_stream: expected sizes of at least 1 and one of {STREAM_HOWS}, got {n}, {passes}, {how!r}")
+        raise ValueError(f"limit_stream: expected sizes of at least 1 and one of {STREAM_HOWS}, got {n}, {passes} and "
+                         f"{how!r}")
     cdef int k, kind = STREAM_HOWS.index(how), level = pn_isa(), threads = pn_get_num_threads()
     cdef float *x[4]
     cdef float *y[3]

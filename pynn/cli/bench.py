@@ -141,8 +141,9 @@ def told(r: dict) -> str:
     """A row as text."""
     seconds, share = r["forward_us"] / 1e6, r.get("forward_backward_share")
     both = f"{r['forward_backward_us']:11.2f}" if "forward_backward_us" in r else " " * 11
-    return (f"{r['op']:32} {r['forward_us']:11.2f} {r['share']:7.0%} {both} {'' if share is None else f'{share:.0%}':>7}"
-            f" {r['bytes'] / seconds / 1e9:8.2f} {r['flops'] / seconds / 1e9:8.2f}")  # fmt: skip
+    of_both = "" if share is None else f"{share:.0%}"
+    return (f"{r['op']:32} {r['forward_us']:11.2f} {r['share']:7.0%} {both} {of_both:>7} "
+            f"{r['bytes'] / seconds / 1e9:8.2f} {r['flops'] / seconds / 1e9:8.2f}")  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -50,7 +50,7 @@ def bandwidth(reads: int, writes: int, footprint: float, in_place: bool = False)
     return _bandwidth(reads, writes, step, in_place, *_levels())[0]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _bandwidth(reads: int, writes: int, step: int, in_place: bool, level: str, threads: int) -> tuple[float, str]:
     """(bytes a second, how they were stored and read)"""
     arrays = reads + (0 if in_place else writes)
