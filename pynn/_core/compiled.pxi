@@ -57,10 +57,11 @@ def restore(v, list tensors):
 cdef TensorBase from_argument(object arr, list tensors):
     """An array as a tensor on its memory where that is possible; the same one for the same array."""
     cdef object t
+    cdef int tag = array_tag(arr)
     for t in tensors:
         if (<TensorBase>t).storage is not None and (<TensorBase>t).storage.owner is arr:
             return t
-    if arr.dtype in _dtype_tags and arr.flags.aligned and not any([s % arr.itemsize for s in arr.strides]):
+    if tag != PN_NONE and in_whole_items(arr, ITEMSIZE[tag]):
         return share_array(arr)
     return from_array(arr, None, "argument")
 
