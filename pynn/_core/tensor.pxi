@@ -465,7 +465,8 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     cdef cnp.ndarray v
     cdef int d
     cdef int64_t item, n, step
-    cdef char *begin, *end
+    cdef char *begin
+    cdef char *end
     if not cnp.PyArray_Check(arr):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
     if pn_rec != NULL:
