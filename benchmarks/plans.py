@@ -16,6 +16,7 @@ lower quartile and range. A ratio tells how many times as long the other takes.
 
 import argparse
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -113,18 +114,18 @@ def captures(name):
         pynn.compile(eager)(*args)
         ratios.append((time.perf_counter() - between) / (between - start))
     ratios = sorted(ratios[5:])
-    line(f"{name}: the capturing step, in eager steps", (statistics.median(ratios), ratios[0], ratios[-1]), "", 1, "≤ 3")
+    line(
+        f"{name}: the capturing step, in eager steps", (statistics.median(ratios), ratios[0], ratios[-1]), "", 1, "≤ 3"
+    )
 
 
 def steady(name):
     """Page faults and allocations of 1000 replays; memory beside the eager step's."""
     import gc
 
-    import pynn
     from pynn import _core
 
     def live(plan):
-        pynn.empty_cache() if hasattr(pynn, "empty_cache") else None
         gc.collect()
         base = _core.alloc_stats()["live"]
         step, train, *_ = trained(name, plan)
@@ -400,8 +401,8 @@ def chains():
                 want = f(x, g).numpy().tobytes()
                 _core.set_fuse_bytes(old)
             assert fused(x, g).numpy().tobytes() == plain(x, g).numpy().tobytes() == want
-            times, r = in_turns(lambda: fused(x, g), lambda: plain(x, g), max(2, int(2e7 / n)))
-        print(f"{what}, {mb} MB an array: {times[0]:.1f} µs as one, {times[1]:.1f} µs as {plain.plans[0].n_call} calls, "
+            times, r = in_turns(functools.partial(fused, x, g), functools.partial(plain, x, g), max(2, int(2e7 / n)))
+        print(f"{what}, {mb} MB an array: {times[0]:.1f} µs as one, {times[1]:.1f} µs as {plain.plans[0].n_call}, "
               f"ratio {r[4]:.2f} (quartile {r[2]:.2f}, {r[0]:.2f}–{r[-1]:.2f})", flush=True)  # fmt: skip
 
 

@@ -42,8 +42,9 @@ cdef class Plan:
     cdef list vary              # buffers of arguments and of results
     cdef list results           # (buffer, Tensor that shows shape and place, or the object to return) each
     cdef list spare_bytes       # of each result's memory
-    cdef list bound             # (leaf or argument index, buffer or -1, template) each: grads that a replay binds;
-                                # of a gradient by rows the template is (type, (buffer, template) of its parts, shape)
+    # (leaf or argument index, buffer or -1, template) each: grads that a replay binds; of a gradient by rows the
+    # template is (type, (buffer, template) of its parts, shape)
+    cdef list bound
     cdef list entry             # (leaf or argument index, template or None, buffer): grads that it expects
     cdef list turned            # (storage, version) of weights that it has in a form of its own
     cdef list undo              # held Storages that are written before the last call that may fail
@@ -234,7 +235,7 @@ cdef bint stays_bound(Plan p, object who, TensorBase g, int k, const char *start
     for leaf, template, slot in p.entry:
         if leaf is who and slot == k and p.place[k].kind == ENTRY:
             t = template
-            return same_shape(&t.a, &g.a) and same_steps(&t.a, &g.a) and <char *>g.a.data - start == <char *>t.a.data
+            return same_shape(&t.a, &g.a) and same_steps(&t.a, &g.a) and <char *>g.a.data == start + <int64_t>t.a.data
     return False
 
 
