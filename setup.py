@@ -33,7 +33,7 @@ LEVELS = (
 KINDS = {"FLOATS": ["f32", "f64"], "NUMBERS": ["f32", "f64", "i64"], "BOOLS": ["i64"], "ANY": ["any"]}
 # what several kernels call, in the same forms, and what kernels are held against
 SHARED = {"pn_gemm": ["f32", "f64"], "pn_blas": ["f32", "f64"], "pn_limits": ["f32"]}
-ONCE = ["cpu", "table", "pn_par", "pn_alloc"]
+ONCE = ["cpu", "table", "pn_par", "pn_alloc", "pn_chain"]
 # Integers wrap around, as NumPy's do. Unsigned detours would do so too, but gcc 12 loses terms of sums of them.
 OWN_FLAGS = {"i64": ["-fwrapv"]}
 CFLAGS = "-std=gnu11 -O3 -fPIC -ffp-contract=off -fno-math-errno -fvisibility=hidden -Wall -Wextra".split()

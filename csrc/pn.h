@@ -28,6 +28,7 @@ typedef struct pn_array {
 typedef union pn_value {
     int64_t i;
     double f;
+    const void *p; /* what a plan made for its own calls */
 } pn_value;
 
 /* What went wrong. `arg` is the argument's place in the kernel's line of kernels.inc, `index` the
@@ -46,6 +47,16 @@ typedef struct pn_error {
     double value;
 } pn_error;
 
+/* n elements of an elementwise kernel, contiguous and of its own dtype. stream: the outputs are aligned to
+ * PN_ALIGN and go past the caches. */
+typedef void (*pn_block_fn)(const void *const *in, void *const *out, int64_t n, const pn_value *par,
+                            int stream);
+
+typedef struct pn_block {
+    pn_block_fn fn;
+    int32_t dtype, n_in, n_out;
+} pn_block;
+
 typedef struct pn_call {
     pn_array *arg;       /* inputs, then outputs, in the order of kernels.inc */
     const pn_value *par; /* parameters, in the order of kernels.inc */
@@ -53,6 +64,7 @@ typedef struct pn_call {
     int32_t lock;        /* guards err while the team runs */
     int32_t n_worker;    /* workers that scratch was sized for; 0: any number */
     pn_error err;
+    pn_block *ask; /* where it is set, a kernel of pn_each.h tells what it is made of instead */
 } pn_call;
 
 typedef void (*pn_fn)(pn_call *);
@@ -90,6 +102,27 @@ void pn_par_stats_reset(void);
 const char *pn_par_backend(void); /* "pthreads" */
 void pn_team_stop(void); /* ends the workers; the next region starts them again */
 void pn_hot(int on); /* while on (counted), workers spin instead of parking */
+
+/* ---- pn_chain.c: elementwise calls run as one --------------------------------------------------- */
+
+enum { PN_CHAIN_CALLS = 16, PN_CHAIN_ARGS = 64, PN_CHAIN_ARRAYS = 24, PN_CHAIN_SLOTS = 8 };
+
+typedef struct pn_chain {
+    int32_t n_call, n_arg, n_outer, n_inner; /* outer arrays, and slots of scratch for inner ones */
+    pn_fn fn[PN_CHAIN_CALLS];
+    pn_block block[PN_CHAIN_CALLS]; /* by pn_chain_ask */
+    const pn_value *par[PN_CHAIN_CALLS];
+    int32_t first[PN_CHAIN_CALLS + 1]; /* each call's first argument, and n_arg */
+    int32_t which[PN_CHAIN_ARGS]; /* outer array k: k, slot k: n_outer + k, left out: -1 */
+    int32_t dtype[PN_CHAIN_ARGS];
+    int32_t leaves[PN_CHAIN_CALLS]; /* whether no later call reads what this one writes */
+    int32_t written[PN_CHAIN_ARRAYS]; /* whether the chain writes an outer array */
+} pn_chain;
+
+/* A kernel: arg = outer arrays, of one shape, then scratch; par = the chain. */
+void pn_chain_run(pn_call *c);
+void pn_chain_ask(pn_chain *t); /* once, when all else is set */
+int64_t pn_chain_scratch(const pn_chain *t, int n_worker);
 
 /* ---- pn_alloc.c: storage ---------------------------------------------------------------------- */
 

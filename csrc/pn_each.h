@@ -17,6 +17,7 @@
 #include <string.h>
 
 #include "pn_kernel.h"
+#include "pn_nest.h"
 #if PN_FLOAT
 #include "pn_math.h"
 #include "pn_simd.h"
@@ -42,13 +43,9 @@ typedef int64_t VI;
 #define PN_EACH_CHUNK 32768    /* elements a chunk */
 #define PN_STREAM (12 << 20)   /* bytes: more than a core's share of the last-level cache */
 
-/* n elements; stream: out is aligned to PN_ALIGN and goes past the caches */
-typedef void (*pn_block_fn)(const T *const *in, T *const *out, int64_t n, const pn_value *par,
-                            int stream);
-
 typedef struct pn_each {
     int n_in, n_arr, ndim;
-    int64_t shape[PN_MAXDIM], stride[PN_EACH_MAX][PN_MAXDIM];
+    pn_steps shape, stride[PN_EACH_MAX];
     const pn_array *arr[PN_EACH_MAX];
     pn_block_fn block;
     const pn_value *par;
@@ -56,42 +53,6 @@ typedef struct pn_each {
     int direct; /* every array is T and contiguous along a row */
     int stream;
 } pn_each;
-
-static inline int64_t pn_itemsize(int dtype) {
-    static const int8_t size[PN_NDTYPE] = {4, 8, 8, 4, 1, 1};
-    return size[dtype];
-}
-
-/* Orders the dimensions by the first output's strides (if reorder) and merges neighbours. */
-static void pn_each_nest(pn_each *e, int reorder) {
-    const pn_array *lead = e->arr[e->n_in];
-    int order[PN_MAXDIM], n = 0;
-    for (int d = 0; d < lead->ndim; d++)
-        if (lead->shape[d] != 1) order[n++] = d;
-    for (int i = 1; reorder && i < n; i++)
-        for (int j = i; j > 0 && lead->strides[order[j - 1]] < lead->strides[order[j]]; j--) {
-            int d = order[j];
-            order[j] = order[j - 1], order[j - 1] = d;
-        }
-    e->ndim = 0;
-    e->total = 1;
-    for (int i = 0; i < n; i++) {
-        int64_t size = lead->shape[order[i]];
-        int merge = e->ndim > 0;
-        for (int k = 0; merge && k < e->n_arr; k++)
-            if (e->arr[k]->data)
-                merge = e->stride[k][e->ndim - 1] == e->arr[k]->strides[order[i]] * size;
-        if (!merge) e->shape[e->ndim++] = 1;
-        e->shape[e->ndim - 1] *= size;
-        for (int k = 0; k < e->n_arr; k++)
-            e->stride[k][e->ndim - 1] = e->arr[k]->data ? e->arr[k]->strides[order[i]] : 0;
-        e->total *= size;
-    }
-    if (e->ndim == 0) {
-        e->ndim = 1, e->shape[0] = 1;
-        for (int k = 0; k < e->n_arr; k++) e->stride[k][0] = 1;
-    }
-}
 
 #define PN_LOAD_AS(tag, type)                                                                      \
     case tag:                                                                                      \
@@ -129,8 +90,9 @@ static void pn_block_store(const T *src, int dtype, void *p, int64_t stride, int
 
 /* n elements of a row; at[k] points at array k's first. */
 static void pn_each_row(const pn_each *e, char *const *at, int64_t n) {
-    const T *in[PN_EACH_MAX];
-    T *out[PN_EACH_MAX], buffer[PN_EACH_MAX][PN_BLOCK] __attribute__((aligned(64)));
+    const void *in[PN_EACH_MAX];
+    void *out[PN_EACH_MAX];
+    T buffer[PN_EACH_MAX][PN_BLOCK] __attribute__((aligned(64)));
     int last = e->ndim - 1;
     for (int64_t i = 0, m; i < n; i += m) {
         m = e->direct ? n : pn_min(PN_BLOCK, n - i);
@@ -138,9 +100,9 @@ static void pn_each_row(const pn_each *e, char *const *at, int64_t n) {
             int dtype = e->arr[k]->dtype, own = dtype == PN_DTYPE && e->stride[k][last] == 1;
             char *p = at[k] + i * e->stride[k][last] * (at[k] ? pn_itemsize(dtype) : 0);
             if (k >= e->n_in) {
-                out[k - e->n_in] = own && at[k] ? (T *)p : buffer[k];
+                out[k - e->n_in] = own && at[k] ? (void *)p : buffer[k];
             } else if (own) {
-                in[k] = (const T *)p;
+                in[k] = p;
             } else {
                 in[k] = buffer[k];
                 pn_block_load(buffer[k], dtype, p, e->stride[k][last], m);
@@ -180,18 +142,15 @@ static void pn_each_body(pn_call *c, void *arg, int64_t chunk, int worker) {
 
 /* Runs block over the call's first n_in + n_out arrays. An output left out has no data. */
 static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn block) {
+    if (c->ask) {
+        *c->ask = (pn_block){block, PN_DTYPE, n_in, n_out};
+        return;
+    }
     pn_each e = {.n_in = n_in, .n_arr = n_in + n_out, .block = block, .par = c->par};
     int lead = n_in;
     while (!c->arg[lead].data && lead < n_in + n_out - 1) lead++;
     for (int k = 0; k < e.n_arr; k++) e.arr[k] = &c->arg[k];
-    e.arr[n_in] = &c->arg[lead], e.arr[lead] = &c->arg[n_in];
-    pn_each_nest(&e, 1);
-    e.arr[lead] = &c->arg[lead], e.arr[n_in] = &c->arg[n_in];
-    if (lead != n_in)
-        for (int d = 0; d < e.ndim; d++) {
-            int64_t s = e.stride[lead][d];
-            e.stride[lead][d] = e.stride[n_in][d], e.stride[n_in][d] = s;
-        }
+    e.total = pn_nest(e.arr, e.n_arr, lead, &e.ndim, e.shape, e.stride);
     e.direct = 1;
     for (int k = 0; k < e.n_arr; k++)
         e.direct &= e.arr[k]->data && e.arr[k]->dtype == PN_DTYPE && e.stride[k][e.ndim - 1] == 1;
@@ -227,8 +186,8 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
         pn_store(p, v)
 
 #define PN_EACH_BLOCK(kernel, n_in, n_out, before, body)                                           \
-    static void kernel##_block(const T *const *in, T *const *out, int64_t n, const pn_value *par,  \
-                               int stream) {                                                       \
+    static void kernel##_block(const void *const *in, void *const *out, int64_t n,                 \
+                               const pn_value *par, int stream) {                                  \
         int64_t i = 0;                                                                             \
         PN_PI##n_in PN_PO##n_out(void) par;                                                        \
         before for (; i + PN_VL <= n; i += PN_VL) {                                                \

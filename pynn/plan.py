@@ -171,7 +171,7 @@ class Compiled(_core.PlanCache):
             recorder.spoil("an attribute of a module, or an option of an optimizer, is set inside")
         flat: list = []
         results = flattened(out, flat)
-        plan = _core.plan_of(recorder, own, flat)
+        plan = _core.plan_of(recorder, own, flat, self._packs())
         out = _core.rebuild(results, iter([_instead(v, own, tensors) for v in flat]))
         written = [k for k, y in enumerate(own) if y._version != versions[k]]
         for k in written:

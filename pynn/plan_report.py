@@ -160,7 +160,7 @@ class _State:
     def __enter__(self):
         self.held = [_core.storage_bytes(s) for s in self.storages]
         self.grads = [x.grad for x in self.leaves]
-        self.values = [None if g is None else g.numpy_copy() for g in self.grads]
+        self.values = [None if g is None or g.is_sparse else g.numpy_copy() for g in self.grads]
         self.arrays = [x.numpy_copy() for x in self.inputs]
         return self
 
@@ -168,7 +168,7 @@ class _State:
         for s, old in zip(self.storages, self.held):
             _core.set_storage_bytes(s, old)
         for x, g, old in zip(self.leaves, self.grads, self.values):
-            if g is not None:
+            if old is not None:  # one by rows is replaced, never written
                 _core.overwrite(g, old)
             x.grad = g
         for x, old in zip(self.inputs, self.arrays):
@@ -182,11 +182,15 @@ class _State:
         rows = [(f"result {k}", v.numpy_copy().tobytes() if isinstance(v, Tensor) else repr(v).encode())
                 for k, v in enumerate(outs)]  # fmt: skip
         rows += [
-            (f"the gradient of the leaf of shape {x.shape}", None if x.grad is None else x.grad.numpy_copy().tobytes())
+            (f"the gradient of the leaf of shape {x.shape}", None if x.grad is None else _dense(x.grad).tobytes())
             for x in self.leaves
         ]
         rows += [(f"state {k} of {s.nbytes} bytes", _core.storage_bytes(s)) for k, s in enumerate(self.storages)]
         return rows + [(f"a written argument of shape {x.shape}", x.numpy_copy().tobytes()) for x in self.inputs]
+
+
+def _dense(grad: Tensor) -> np.ndarray:
+    return (grad.to_dense() if grad.is_sparse else grad).numpy_copy()
 
 
 def verify(compiled, args: tuple, kwargs: dict, n: int) -> None:

@@ -9,6 +9,7 @@ evaluation mode without touching the model's own mode.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -93,6 +94,7 @@ class Session:
             with self._lock:
                 plan = self._plans.plan_for(xs)
             _check_out(_core.result_forms(plan), outs)
+            xs = tuple(x.copy() if any(np.may_share_memory(x, o) for o in outs) else x for x in xs)
             y = self._plans.serve(xs, outs)
         return y
 
@@ -134,6 +136,8 @@ def _check_out(forms: list, outs: tuple) -> None:
             raise ValueError(f"predict: argument 'out': expected an array of shape {shape} and {dtype}, got {got}")
         if not (o.flags.c_contiguous and o.flags.aligned and o.flags.writeable):
             raise ValueError("predict: argument 'out': expected a writable, aligned, C-contiguous array")
+    if any(np.may_share_memory(a, b) for a, b in itertools.combinations(outs, 2)):
+        raise ValueError("predict: argument 'out': expected arrays that do not overlap")
 
 
 class _Served(_core.ServedPlans, Compiled):

@@ -209,3 +209,15 @@ def test_warm_up_and_steady_state():
     after = _core.alloc_stats()
     assert after["n_alloc"] == before["n_alloc"]
     assert "1 plans" in repr(session)
+
+
+def test_out_may_lie_in_the_argument_and_not_in_another_out():
+    session = nn.Linear(6, 6).session()
+    x = X.copy()
+    want = session.predict(x)
+    session.predict(x, out=x)
+    np.testing.assert_array_equal(x, want)
+    two = Session(lambda x: (x * 2, x + 1))
+    both = np.empty((2, 6), "f4")
+    with pytest.raises(ValueError, match="do not overlap"):
+        two.predict(X[:1], out=(both[:1], both[:1]))

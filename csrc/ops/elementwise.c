@@ -55,8 +55,8 @@ PN_EACH(ceil_fwd, 1, 1, , y = pn_ceil(a);)
 PN_EACH(round_fwd, 1, 1, , y = pn_round(a);)
 
 /* y += a, in place */
-static void accumulate_block(const T *const *in, T *const *out, int64_t n, const pn_value *par,
-                             int stream);
+static void accumulate_block(const void *const *in, void *const *out, int64_t n,
+                             const pn_value *par, int stream);
 PN_FN(accumulate_step) {
     pn_array arg[3] = {c->arg[0], c->arg[1], c->arg[1]};
     pn_call in_place = {.arg = arg, .par = c->par, .n_arg = 3};

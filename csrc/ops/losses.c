@@ -323,8 +323,8 @@ static void pairs_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     const pairs *p = arg;
     T filled[MAX_IN][SUM_BLOCK] __attribute__((aligned(64))),
         sink[2][SUM_BLOCK] __attribute__((aligned(64)));
-    const T *in[MAX_IN];
-    T *out[2];
+    const void *in[MAX_IN];
+    void *out[2];
     int64_t end = pn_min(p->n, (chunk + 1) * p->per * SUM_BLOCK);
     (void)worker;
     for (int k = 0; k < p->n_in; k++)

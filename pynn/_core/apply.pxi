@@ -288,6 +288,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     c.par = par
     c.n_arg = n_arg
     c.lock = 0
+    c.ask = NULL
     c.n_worker = pn_max_workers()
     if op.has_scratch:
         scratch_fn = pn_kernel_scratch(op.kernel_id, dtype)

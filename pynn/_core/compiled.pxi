@@ -1,5 +1,8 @@
 # A compiled function: the plans made of it so far, found by the signature of a call.
 
+cdef enum:
+    STALE = 8  # changes of weights after which plans read them where they are
+
 cdef object TENSOR = object()  # stands for a tensor in a signature
 
 
@@ -57,10 +60,11 @@ def restore(v, list tensors):
 cdef TensorBase from_argument(object arr, list tensors):
     """An array as a tensor on its memory where that is possible; the same one for the same array."""
     cdef object t
+    cdef int tag = array_tag(arr)
     for t in tensors:
         if (<TensorBase>t).storage is not None and (<TensorBase>t).storage.owner is arr:
             return t
-    if arr.dtype in _dtype_tags and arr.flags.aligned and not any([s % arr.itemsize for s in arr.strides]):
+    if tag != PN_NONE and in_whole_items(arr, ITEMSIZE[tag]):
         return share_array(arr)
     return from_array(arr, None, "argument")
 
@@ -78,6 +82,7 @@ cdef class Key:
     cdef bint grad
     cdef int threads, isa
     cdef int64_t div
+    cdef bint anomaly           # each result is looked at: no call is part of a chain
 
 
 cdef Key key_of(object form, list ins):
@@ -90,7 +95,14 @@ cdef Key key_of(object form, list ins):
     k.twin = [first_same(ins, i) for i in range(len(ins))]
     k.grad = pn_grad_off == 0
     k.threads, k.isa, k.div = pn_get_num_threads(), pn_isa(), pn_get_chunk_div()
+    k.anomaly = pn_anomaly > 0
     return k
+
+
+cdef inline bint same_engine(Key k) noexcept:
+    """Whether threads, ISA level and so on are as they were when the plan was made."""
+    return (k.threads == pn_get_num_threads() and k.isa == pn_isa() and k.div == pn_get_chunk_div() and
+            k.anomaly == (pn_anomaly > 0))
 
 
 cdef int first_same(list ins, int i) noexcept:
@@ -104,8 +116,7 @@ cdef int first_same(list ins, int i) noexcept:
 cdef bint key_fits(Key k, object form, list ins):
     cdef TensorBase x, y
     cdef int i, n = len(ins)
-    if n != len(k.shapes) or k.grad != (pn_grad_off == 0) or k.threads != pn_get_num_threads() or k.isa != pn_isa() \
-            or k.div != pn_get_chunk_div():
+    if n != len(k.shapes) or k.grad != (pn_grad_off == 0) or not same_engine(k):
         return False
     for i in range(n):
         x, y = <TensorBase>ins[i], <TensorBase>k.shapes[i]
@@ -147,10 +158,12 @@ cdef class PlanCache:
     """The plans of one function. A call replays the one that fits; a subclass defines what happens elsewise:
     _missed(args, kwargs, form, tensors, ins), and _state_of_modules(), what the modules are like now."""
     cdef list entries          # the one used last comes first
+    cdef dict packs            # weights in forms of the plans' own
     cdef readonly int64_t replays, clock
+    cdef int stale             # how often such weights have changed
 
     def __cinit__(self, *args, **kwargs):
-        self.entries = []
+        self.entries, self.packs = [], {}
 
     @property
     def plans(self):
@@ -160,11 +173,15 @@ cdef class PlanCache:
     @property
     def nbytes(self):
         """Bytes that the plans keep, apart from what they share with the program."""
-        return sum([(<Entry>e).plan.nbytes for e in self.entries])
+        return sum([(<Entry>e).plan.nbytes for e in self.entries]) + sum([t.nbytes for _, t in self.packs.values()])
 
     def clear(self):
         """Drops all plans."""
-        self.entries = []
+        self.entries, self.packs = [], {}
+
+    def _packs(self):
+        """Where plans keep weights in forms of their own; None where these change too often for that."""
+        return self.packs if self.stale < STALE else None
 
     def __call__(self, *args, **kwargs):
         cdef list tensors = [], ins, outs
@@ -212,6 +229,10 @@ cdef class PlanCache:
                 continue
             if not leaves_fit(e.plan.leaves):
                 continue
+            if not turned_fit(e.plan.turned):
+                self.stale += 1
+                self.clear()
+                return None
             if e.structure != structure:
                 now = None if e.modules is None else self._state_of_modules()
                 if now is None or now != e.modules:

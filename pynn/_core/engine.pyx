@@ -35,6 +35,7 @@ cdef extern from "pn.h" nogil:
     ctypedef union pn_value:
         int64_t i
         double f
+        const void *p
     ctypedef struct pn_error:
         int32_t code, arg
         int64_t index
@@ -44,8 +45,23 @@ cdef extern from "pn.h" nogil:
         const pn_value *par
         int32_t n_arg, lock, n_worker
         pn_error err
+        void *ask
     ctypedef void (*pn_fn)(pn_call *) noexcept nogil
     ctypedef int64_t (*pn_scratch_fn)(const pn_call *) noexcept nogil
+    enum:
+        PN_CHAIN_CALLS, PN_CHAIN_ARGS, PN_CHAIN_ARRAYS, PN_CHAIN_SLOTS
+    ctypedef struct pn_chain:
+        int32_t n_call, n_arg, n_outer, n_inner
+        pn_fn fn[16]
+        const pn_value *par[16]
+        int32_t first[17]
+        int32_t which[64]
+        int32_t dtype[64]
+        int32_t leaves[16]
+        int32_t written[24]
+    void pn_chain_run(pn_call *) noexcept nogil
+    void pn_chain_ask(pn_chain *) noexcept
+    int64_t pn_chain_scratch(const pn_chain *, int n_worker) noexcept nogil
     int pn_max_workers() noexcept
     int pn_set_num_threads(int n) noexcept
     int pn_get_num_threads() noexcept
@@ -118,6 +134,7 @@ include "graph.pxi"
 include "autograd.pxi"
 include "tape.pxi"
 include "plan.pxi"
+include "passes.pxi"
 include "replay.pxi"
 include "compiled.pxi"
 include "session.pxi"

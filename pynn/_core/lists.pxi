@@ -139,6 +139,7 @@ cdef int launch_rows(OpBase op, pn_array *arr, int64_t n_arg, dict params, int d
     fill_params(op, params, par)
     memset(&c.err, 0, sizeof(pn_error))
     c.arg, c.par, c.n_arg, c.lock, c.n_worker = arr, par, n_arg, 0, pn_max_workers()
+    c.ask = NULL
     if op.has_scratch:
         need = pn_kernel_scratch(op.kernel_id, dtype)(&c)
         scratch = new_storage(need)

@@ -27,9 +27,10 @@ cdef class Plan:
     cdef int64_t *arg_off
     cdef uint8_t *arg_mode
     cdef pn_value *par
+    cdef pn_chain *chain        # of its calls of pn_chain_run
     cdef Place *place
     cdef readonly int64_t n_call, n_arg, n_buf, pool_bytes
-    cdef int64_t n_par
+    cdef int64_t n_par, n_chain
     cdef int32_t *use           # the arguments that point into a buffer whose memory changes, by buffer
     cdef int32_t *first_use     # of each buffer, n_buf + 1
     cdef readonly double cost   # estimated serial nanoseconds of a replay
@@ -41,8 +42,11 @@ cdef class Plan:
     cdef list vary              # buffers of arguments and of results
     cdef list results           # (buffer, Tensor that shows shape and place, or the object to return) each
     cdef list spare_bytes       # of each result's memory
-    cdef list bound             # (leaf or argument index, buffer or -1, template) each: grads that a replay binds
+    # (leaf or argument index, buffer or -1, template) each: grads that a replay binds; of a gradient by rows the
+    # template is (type, (buffer, template) of its parts, shape)
+    cdef list bound
     cdef list entry             # (leaf or argument index, template or None, buffer): grads that it expects
+    cdef list turned            # (storage, version) of weights that it has in a form of its own
     cdef list undo              # held Storages that are written before the last call that may fail
     cdef list idle              # Instances that wait
     cdef readonly int64_t n_instance
@@ -54,6 +58,7 @@ cdef class Plan:
         free(self.arg_off)
         free(self.arg_mode)
         free(self.par)
+        free(self.chain)
         free(self.place)
         free(self.use)
         free(self.first_use)
@@ -62,6 +67,7 @@ cdef class Plan:
     def nbytes(self):
         """Bytes that the plan and its instances keep, apart from what it shares with the program."""
         cdef int64_t n = self.n_arg * (sizeof(pn_array) + 13) + self.n_call * sizeof(TapeCall)
+        n += self.n_chain * sizeof(pn_chain)
         return n + self.n_instance * (self.pool_bytes + self.n_arg * sizeof(pn_array) + self.n_call * sizeof(pn_call))
 
 
@@ -74,9 +80,10 @@ cdef bint may_fail(OpBase op):
     return bool(getattr(op, "valid", None)) or (op.fwd is not None and may_fail(op.fwd))
 
 
-def plan_of(Recorder r not None, list inputs, list outs):
+def plan_of(Recorder r not None, list inputs, list outs, dict packs=None):
     """The plan of what r recorded: a function of `inputs` that gave `outs`, Tensors and other objects.
 
+    packs: where weights that the plan may keep in a form of its own are kept; see turn_weights.
     Returns None, with the reason in r.why, where a replay could not do the same.
     """
     cdef Plan p = Plan.__new__(Plan)
@@ -86,6 +93,7 @@ def plan_of(Recorder r not None, list inputs, list outs):
         return None
     p.n_buf, p.n_call, p.n_arg, p.n_par = r.n_buf, r.n_call, r.n_arg, r.n_par
     p.ops, p.held, p.idle, p.leaves = r.ops, [], [], list(r.leaves.values())
+    p.spare_bytes, p.turned = [], []
     p.place = <Place *>calloc(max(1, p.n_buf), sizeof(Place))
     if p.place == NULL:
         raise MemoryError("compile: out of memory for the plan")
@@ -96,7 +104,11 @@ def plan_of(Recorder r not None, list inputs, list outs):
     if not (place_grads(p, r, inputs) and place_results(p, r, inputs, outs) and place_others(p, r)):
         return None
     take_tape(p, r)
+    fold_copies(p)
     drop_dead(p)
+    fuse_chains(p)
+    if packs is not None and pn_grad_off and not p.bound and not p.entry:
+        turn_weights(p, packs)
     lay_out_pool(p)
     find_uses(p)
     find_undo(p)
@@ -129,12 +141,15 @@ cdef bint place_results(Plan p, Recorder r, list inputs, list outs) except -1:
     """Where what the function returned comes from."""
     cdef TensorBase y
     cdef int k
-    p.results, p.spare_bytes = [], []
+    p.results = []
     for out in outs:
         if not isinstance(out, TensorBase):
             p.results.append((-1, out))
             continue
         y = out
+        if y.storage is None:
+            r.why = f"it returns a gradient by rows, of shape {y.shape}; return its to_dense()"
+            return False
         if y.node is not None and y.node.inputs is not None:
             r.why = (f"it returns a tensor of shape {y.shape} with history; return x.detach(), call it under "
                      "pynn.no_grad(), or have backward() inside")
@@ -159,9 +174,7 @@ cdef bint place_results(Plan p, Recorder r, list inputs, list outs) except -1:
                 p.results.append((k, None))
                 continue
         if p.place[k].kind == GONE:
-            p.place[k].kind = RESULT
-            p.place[k].index = len(p.spare_bytes)
-            p.spare_bytes.append(r.buf[k].nbytes)
+            add_result(p, k)
         p.results.append((k, template_of(y, r.buf[k].start)))
     return True
 
@@ -198,12 +211,15 @@ cdef bint place_grads(Plan p, Recorder r, list inputs) except -1:
             continue
         g = leaf._grad
         if g.storage is None:
-            r.why = "a gradient by rows is bound"
-            return False
+            if not place_rows(p, r, who, g):
+                return False
+            continue
         if g.node is not None and g.node.inputs is not None:
             r.why = "a gradient keeps its history (create_graph=True)"
             return False
         k = r.buffer_of(g.storage)
+        if k >= 0 and stays_bound(p, who, g, k, r.buf[k].start):
+            continue
         if k < 0 or r.buf[k].origin != MADE or k in r.kept or p.place[k].kind != GONE or not r.buf[k].written:
             r.why = f"the gradient of a leaf of shape {leaf.shape} shares memory with something else"
             return False
@@ -211,6 +227,40 @@ cdef bint place_grads(Plan p, Recorder r, list inputs) except -1:
         p.place[k].index = len(p.bound)
         p.bound.append((who, k, template_of(g, r.buf[k].start)))
     return True
+
+
+cdef bint stays_bound(Plan p, object who, TensorBase g, int k, const char *start):
+    """Whether g, which is bound, is the memory of the gradient that was there already."""
+    cdef TensorBase t
+    for leaf, template, slot in p.entry:
+        if leaf is who and slot == k and p.place[k].kind == ENTRY:
+            t = template
+            return same_shape(&t.a, &g.a) and same_steps(&t.a, &g.a) and <char *>g.a.data == start + <int64_t>t.a.data
+    return False
+
+
+cdef bint place_rows(Plan p, Recorder r, object who, object g) except -1:
+    """A gradient by rows: its numbers and its rows get memory as results do."""
+    cdef TensorBase x
+    cdef int k
+    cdef list parts = []
+    for x in (g._index, g._rows):
+        k = r.buffer_of(x.storage)
+        if k < 0 or r.buf[k].origin != MADE or k in r.kept or p.place[k].kind != GONE or not r.buf[k].written:
+            r.why = f"the gradient by rows of a leaf of shape {g.shape} shares memory with something else"
+            return False
+        add_result(p, k)
+        parts.append((k, template_of(x, r.buf[k].start)))
+    p.bound.append((who, -1, (type(g), parts, g.shape)))
+    return True
+
+
+cdef int add_result(Plan p, int k) except -1:
+    """Buffer k is memory that a replay hands out."""
+    p.place[k].kind = RESULT
+    p.place[k].index = len(p.spare_bytes)
+    p.spare_bytes.append(p.place[k].nbytes)
+    return 0
 
 
 cdef bint place_others(Plan p, Recorder r) except -1:
@@ -258,41 +308,7 @@ cdef int take_tape(Plan p, Recorder r) except -1:
     return 0
 
 
-# ---- passes --------------------------------------------------------------------------------------
-
-cdef int drop_dead(Plan p) except -1:
-    """Leaves out calls whose results no one reads."""
-    cdef int64_t i, j, k, n = 0
-    cdef bint live
-    cdef uint8_t *wanted = <uint8_t *>calloc(max(1, p.n_buf), 1)
-    cdef uint8_t *keep = <uint8_t *>calloc(max(1, p.n_call), 1)
-    cdef list ops = []
-    if wanted == NULL or keep == NULL:
-        free(wanted)
-        free(keep)
-        raise MemoryError("compile: out of memory for the plan")
-    for i in range(p.n_call - 1, -1, -1):
-        live = may_fail(p.ops[i])
-        for j in range(p.call[i].first_arg, p.call[i].first_arg + p.call[i].n_arg):
-            k = p.arg_buf[j]
-            if k >= 0 and p.arg_mode[j] & WRITE and (wanted[k] or p.place[k].kind != TEMP):
-                live = True
-        if live and p.call[i].fn != NULL:
-            keep[i] = 1
-            for j in range(p.call[i].first_arg, p.call[i].first_arg + p.call[i].n_arg):
-                if p.arg_buf[j] >= 0 and p.arg_mode[j] & READ:
-                    wanted[p.arg_buf[j]] = 1
-    for i in range(p.n_call):
-        if keep[i]:
-            p.call[n] = p.call[i]
-            ops.append(p.ops[i])
-            n += 1
-    p.n_call = n
-    p.ops = ops
-    free(wanted)
-    free(keep)
-    return 0
-
+# ---- memory ---------------------------------------------------------------------------------------
 
 cdef int lay_out_pool(Plan p) except -1:
     """Offsets of the temporaries: the largest first, each at the lowest place free during its life."""

@@ -102,10 +102,7 @@ cdef TensorBase spare_grad(Instance n, int i, TensorBase leaf, TensorBase shape,
         t = <TensorBase>o
         t.storage.version = tick()
         return t
-    t = blank()
-    t.a = shape.a
-    t.storage = new_storage(nbytes)
-    t.a.data = <char *>t.storage.data + <int64_t>shape.a.data
+    t = placed(shape, new_storage(nbytes))
     n.grads[i] = t
     return t
 
@@ -188,7 +185,8 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
     for k in p.written_args:
         (<TensorBase>ins[k]).storage.version = tick()
     for i in range(len(p.bound)):
-        leaf_at(p.bound[i][0], inputs)._grad = grads[i]
+        template = p.bound[i][2]
+        leaf_at(p.bound[i][0], inputs)._grad = rows_at(p, template, stores) if type(template) is tuple else grads[i]
     for k, what in p.results:
         if k < 0:
             outs.append(what)
@@ -205,12 +203,23 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
                 s = (<TensorBase>ins[p.place[k].index]).storage
             else:
                 s = stores[p.place[k].index]
-            t = blank()
-            t.a = (<TensorBase>what).a
-            t.a.data = <char *>s.data + <int64_t>t.a.data
-            t.storage = s
-            outs.append(t)
+            outs.append(placed(what, s))
     return outs
+
+
+cdef TensorBase placed(TensorBase template, Storage s):
+    """A Tensor like template in s."""
+    cdef TensorBase t = blank()
+    t.a = template.a
+    t.a.data = <char *>s.data + <int64_t>template.a.data
+    t.storage = s
+    return t
+
+
+cdef object rows_at(Plan p, tuple template, list stores):
+    """The gradient by rows that a replay has left in stores."""
+    kind, parts, shape = template
+    return kind._of(*[placed(like, stores[p.place[<int64_t>k].index]) for k, like in parts], shape)
 
 
 cdef int64_t run_calls(Instance n, int64_t *times):
@@ -293,6 +302,11 @@ def describe_plan(Plan p not None):
         rows.append(((<OpBase>p.ops[i]).name, tuple(reads), tuple(writes), nbytes,
                      count_flops(p.ops[i], &p.call[i].dims, n_out)))
     return rows
+
+
+def n_turned(Plan p not None):
+    """How many weights the plan reads from a form of its own."""
+    return len(p.turned)
 
 
 def written_storages(Plan p not None):

@@ -27,13 +27,12 @@ cdef class ServedPlans(PlanCache):
         cdef bint fits
         for i in range(len(self.entries)):
             e = <Entry>self.entries[i]
-            if len(e.key.shapes) != len(xs) or e.structure != structure or e.key.threads != pn_get_num_threads() \
-                    or e.key.isa != pn_isa() or e.key.div != pn_get_chunk_div():
+            if len(e.key.shapes) != len(xs) or e.structure != structure or not same_engine(e.key):
                 continue
             fits = True
             for k in range(len(xs)):
                 fits = fits and fits_template(<object>PyTuple_GET_ITEM(xs, k), &(<TensorBase>e.key.shapes[k]).a)
-            if not fits or not leaves_fit(e.plan.leaves):
+            if not fits or not leaves_fit(e.plan.leaves) or not turned_fit(e.plan.turned):
                 continue
             if i:
                 self.entries.insert(0, self.entries.pop(i))

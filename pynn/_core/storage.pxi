@@ -27,6 +27,25 @@ cdef int dtype_tag(object dtype) except -2:
     return d
 
 
+cdef inline int array_tag(cnp.ndarray arr) except -2:
+    """The PN tag of an array's dtype; PN_NONE where it is none of ours, or not in native byte order."""
+    cdef int d, kind = cnp.PyArray_TYPE(arr)
+    if cnp.PyArray_ISNOTSWAPPED(arr):
+        for d in range(PN_NDTYPE):
+            if NPY_OF[d] == kind:
+                return d
+    return _dtype_tags.get((<object>arr).dtype, PN_NONE)
+
+
+cdef inline bint in_whole_items(cnp.ndarray arr, int64_t item) noexcept:
+    """Whether an array's elements are aligned and whole items apart."""
+    cdef int d
+    for d in range(cnp.PyArray_NDIM(arr)):
+        if cnp.PyArray_DIM(arr, d) > 1 and cnp.PyArray_STRIDE(arr, d) % item:
+            return False
+    return cnp.PyArray_ISALIGNED(arr)
+
+
 @cython.no_gc
 @cython.freelist(256)
 cdef class Storage:
@@ -97,12 +116,12 @@ cdef Storage borrow_storage(void *data, int64_t nbytes, object owner, bint reado
 cdef Storage storage_under(object arr, char *begin, char *end):
     """The storage that a NumPy array looks into, if it is one of ours, else None."""
     cdef Storage s
-    cdef object base = arr
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if not isinstance(base, Storage):
+    cdef PyObject *base = <PyObject *>arr
+    while base != NULL and cnp.PyArray_Check(<object>base):
+        base = <PyObject *>(<cnp.ndarray>base).base
+    if base == NULL or not isinstance(<object>base, Storage):
         return None
-    s = base
+    s = <Storage>base
     return s if <char *>s.data <= begin and end <= <char *>s.data + s.nbytes else None
 
 

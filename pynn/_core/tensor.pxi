@@ -462,41 +462,46 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     """A tensor on the memory of a NumPy array, which it keeps alive."""
     cdef TensorBase t
     cdef Storage under
+    cdef cnp.ndarray v
     cdef int d
-    cdef int64_t item
+    cdef int64_t item, n, step
     cdef char *begin
     cdef char *end
-    if not isinstance(arr, np.ndarray):
+    if not cnp.PyArray_Check(arr):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
     if pn_rec != NULL:
         host_data(arr, what)
-    if arr.dtype not in _dtype_tags:
+    v = <cnp.ndarray>arr
+    t = blank()
+    t.a.dtype = array_tag(v)
+    if t.a.dtype == PN_NONE:
         raise TypeError(f"{what}: expected one of {', '.join(map(str, _dtypes))} in native "
                         f"byte order, got dtype {arr.dtype.str!r}; pynn.tensor(array) converts a copy")
-    item = arr.dtype.itemsize
-    if not arr.flags.aligned or any(s % item for s, n in zip(arr.strides, arr.shape) if n > 1):
-        raise ValueError(f"{what}: expected aligned elements, got an unaligned array; "
-                         "pynn.tensor(array) makes an aligned copy")
-    t = blank()
-    t.a.dtype = dtype_tag(arr.dtype)
-    set_shape(&t.a, arr.shape)
+    item = ITEMSIZE[t.a.dtype]
+    if not in_whole_items(v, item):
+        raise ValueError(f"{what}: expected aligned elements, got an unaligned array; pynn.tensor(array) makes an "
+                         "aligned copy")
+    if cnp.PyArray_NDIM(v) > PN_MAXDIM:
+        set_shape(&t.a, arr.shape)  # raises
+    t.a.ndim = cnp.PyArray_NDIM(v)
+    t.a.data = begin = <char *>cnp.PyArray_DATA(v)
+    end = begin + item
     for d in range(t.a.ndim):
-        t.a.strides[d] = arr.strides[d] // item if arr.shape[d] > 1 else 1
-    t.a.data = begin = end = <char *>cnp.PyArray_DATA(arr)
-    for d in range(t.a.ndim):
-        if arr.size and arr.strides[d] < 0:
-            begin += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
-        elif arr.size:
-            end += (arr.shape[d] - 1) * <int64_t>arr.strides[d]
-    end += item if arr.size else 0
+        n, step = cnp.PyArray_DIM(v, d), cnp.PyArray_STRIDE(v, d)
+        t.a.shape[d] = n
+        t.a.strides[d] = step // item if n > 1 else 1
+        begin += min(0, (n - 1) * step)
+        end += max(0, (n - 1) * step)
+    if size_of(&t.a) == 0:
+        begin = end = <char *>t.a.data
     under = storage_under(arr, begin, end)
-    if under is not None and under.readonly == (not arr.flags.writeable):
+    if under is not None and under.readonly != cnp.PyArray_ISWRITEABLE(v):
         t.storage = under  # one version for all that see this memory
     else:
         owner = arr
         while under is not None:  # a chain of views of views stays short
             owner, under = under, under.owner if isinstance(under.owner, Storage) else None
-        t.storage = borrow_storage(begin, end - begin, owner, not arr.flags.writeable)
+        t.storage = borrow_storage(begin, end - begin, owner, not cnp.PyArray_ISWRITEABLE(v))
     return t
 
 
