@@ -18,7 +18,8 @@
 
 #include "pn_conv_weight.h"
 
-#define MOST 6 /* places along one direction */
+#define MOST 6    /* places along one direction */
+#define CHAIN 128 /* input channels of one chain of sums */
 
 /* ---- transforms along one direction, s vectors apart ------------------------------------------------ */
 
@@ -277,13 +278,13 @@ static void weights_out_body(pn_call *call, void *arg, int64_t chunk, int worker
 
 /* ---- products of one place ---------------------------------------------------------------------------- */
 
-/* M = V U for n tiles, channels o0 to o1 of those at work */
+/* M = V U for n tiles, channels o0 to o1 of those at work. An element is the sum of chains over blocks of k: the
+ * transform back enlarges the rounding of long ones. */
 static void place_product(const winograd *w, int64_t place, int64_t n, const T *v, T *to,
                           int64_t o0, int64_t o1, ahead *next) {
     const T *row[MR], *u = (const T *)w->u + place * w->w_step;
     T *dst[MR];
-    parts rows = cut(n, MR);
-    reads r = {1, 0, 1, 0, w->c.ci};
+    parts rows = cut(n, MR), ks = cut(w->c.ci, CHAIN);
     for (int64_t o = o0; o < o1; o += NR) {
         target t = {dst, o, pn_min(NR, w->no - o), NULL, 0, 0};
         for (int64_t k = 0, i = 0, mr; k < rows.n; k++, i += mr) {
@@ -293,7 +294,12 @@ static void place_product(const winograd *w, int64_t place, int64_t n, const T *
                 row[e] = v + place * w->x_step + (i + e) * w->ci;
                 dst[e] = to + place * w->y_step + (i + e) * w->no;
             }
-            gathers[mr - 1][(t.nr - 1) / PN_VL](row, 0, &r, u + o * w->depth, &t);
+            for (int64_t b = 0; b < ks.n; b++) {
+                int64_t k0 = part_start(ks, b);
+                reads r = {1, 0, 1, 0, ks.size + (b < ks.longer)};
+                t.add = b > 0;
+                gathers[mr - 1][(t.nr - 1) / PN_VL](row, k0, &r, u + o * w->depth + k0 * t.nr, &t);
+            }
         }
     }
 }
