@@ -28,12 +28,14 @@
 
 #define VECS 4
 #if PN_VBYTES == 64 || defined __aarch64__
-#define HIGH 6 /* rows of a tile: 6 x 4 sums, 4 vectors of weights and a row's element fill 32 registers */
+#define HIGH                                                                                       \
+    6 /* rows of a tile: 6 x 4 sums, 4 vectors of weights and a row's element fill 32 registers */
 #else
 #define HIGH 3
 #endif
 #define GROUP (4 * HIGH)
-#define PANEL_BYTES 24576 /* of a panel's rows that are used at a time by all tiles of a group: half of L1 */
+#define PANEL_BYTES                                                                                \
+    24576 /* of a panel's rows that are used at a time by all tiles of a group: half of L1 */
 #define UNIT_WORK (1 << 18) /* multiplications of a chunk: some 5 us */
 #define DIRECT 4 /* rows in all steps, for which weights are read as they are */
 
@@ -42,10 +44,10 @@
 /* ---- steps and sequences ------------------------------------------------------------------------ */
 
 typedef struct seq {
-    int64_t steps, n;   /* T, N */
+    int64_t steps, n; /* T, N */
     const int64_t *len; /* [N], or NULL: all are T */
-    int64_t *order;     /* [N]: the sequences by falling length, equal ones as they come */
-    int64_t *counts;    /* [T + 1]: sequences that have step t; 0 at T */
+    int64_t *order; /* [N]: the sequences by falling length, equal ones as they come */
+    int64_t *counts; /* [T + 1]: sequences that have step t; 0 at T */
     int reverse;
 } seq;
 
@@ -121,7 +123,7 @@ static inline void copy_present(const seq *q, T *to, const T *from, int64_t widt
 
 /* to[N, width] = the state after the last step; start where there is none. */
 static inline void final_state(const seq *q, T *to, const T *all, int64_t rs, const T *start,
-                        int64_t width) {
+                               int64_t width) {
     for (int64_t i = 0; i < q->n; i++) {
         int64_t t = last_step(q, i);
         const T *from = t >= 0 ? all + (t * q->n + i) * rs : start ? start + i * width : NULL;
@@ -165,15 +167,16 @@ static inline const T *first_of(const seq *q, const T *all, int64_t width, const
  * beyond v * apart * (gates > 1): for one gate, VECS neighbouring vectors; for several, the same hidden
  * units' columns of each gate. */
 typedef struct panels {
-    const T *w;        /* the weights: column c's elements are w[c * cs + k * ks] */
+    const T *w; /* the weights: column c's elements are w[c * cs + k * ks] */
     int64_t cs, ks, k; /* one of cs, ks is 1 */
-    int64_t width;     /* columns of a gate */
-    int gates, vecs;   /* vectors of a panel, but for the last of one gate */
-    int64_t n;         /* panels */
-    T *packed;         /* NULL: used as they are */
+    int64_t width; /* columns of a gate */
+    int gates, vecs; /* vectors of a panel, but for the last of one gate */
+    int64_t n; /* panels */
+    T *packed; /* NULL: used as they are */
 } panels;
 
-static inline panels panels_of(const T *w, int64_t cs, int64_t ks, int64_t k, int gates, int64_t width) {
+static inline panels panels_of(const T *w, int64_t cs, int64_t ks, int64_t k, int gates,
+                               int64_t width) {
     panels p = {.w = w, .cs = cs, .ks = ks, .k = k, .width = width, .gates = gates};
     p.vecs = gates > 1 ? gates : VECS;
     p.n = pn_ceil_div(width, gates > 1 ? PN_VL : VECS * PN_VL);
@@ -297,8 +300,8 @@ PN_INLINE V dots(const T *w, int64_t cs, int64_t n, const T *a, int64_t k) {
     for (int w2 = PN_VL / 2; w2 > 0; w2 /= 2) { /* lane l: the sum of x[l]'s lanes, by one tree */
         VI low = (PN_LANES & w2) == 0;
         EACH(l, w2)
-            x[l] = pn_select(low, x[l], pn_swap(x[l + w2], w2)) +
-                   pn_select(low, pn_swap(x[l], w2), x[l + w2]);
+        x[l] = pn_select(low, x[l], pn_swap(x[l + w2], w2)) +
+               pn_select(low, pn_swap(x[l], w2), x[l + w2]);
     }
     return x[0];
 }
@@ -309,8 +312,8 @@ static inline void product(const panels *p, int64_t j, const T *const *a, int64_
     if (!p->packed) {
         for (int64_t i = 0; i < m; i++)
             for (int v = 0; v < vecs; v++)
-                acc[i * vecs + v] += dots(p->w + column_of(p, j, v) * p->cs, p->cs,
-                                          units_in(p, j, v), a[i], p->k);
+                acc[i * vecs + v] +=
+                    dots(p->w + column_of(p, j, v) * p->cs, p->cs, units_in(p, j, v), a[i], p->k);
         return;
     }
     if (m == 0) return;
@@ -348,7 +351,7 @@ static inline void step_body(pn_call *c, void *arg, int64_t chunk, int worker) {
 
 /* The units of `rows` sequences by all panels of p at step t. */
 static inline void run_step(pn_call *c, unit_fn unit, const void *arg, const panels *p, int64_t t,
-                     int64_t rows) {
+                            int64_t rows) {
     step s = {unit, arg, t, p->n, rows, pn_ceil_div(rows, GROUP), 1};
     if (!rows || !p->n) return;
     /* a row alone takes as long as some do together: it waits for the weights */
@@ -388,8 +391,12 @@ static inline void grad_of_h(const seq *q, const grads *g, const panels *p, int6
 
 /* ---- products over all steps, by pn_gemm ---------------------------------------------------------- */
 
-static inline pn_mat rows_of(const T *p, int64_t rs) { return (pn_mat){.p = (T *)p, .rs = rs, .cs = 1}; }
-static inline pn_mat turned(const T *p, int64_t rs) { return (pn_mat){.p = (T *)p, .rs = 1, .cs = rs}; }
+static inline pn_mat rows_of(const T *p, int64_t rs) {
+    return (pn_mat){.p = (T *)p, .rs = rs, .cs = 1};
+}
+static inline pn_mat turned(const T *p, int64_t rs) {
+    return (pn_mat){.p = (T *)p, .rs = 1, .cs = rs};
+}
 
 static inline pn_gemm_args gemm_of(int64_t m, int64_t n, int64_t k, pn_mat a, pn_mat b, pn_mat c) {
     return (pn_gemm_args){.m = m, .n = n, .k = k, .a = a, .b = b, .c = c};
@@ -411,8 +418,9 @@ static inline pn_gemm_args sum_of(T *to, const T *x, int64_t rs, int64_t rows, i
 
 /* dw[g, width] = Σ da[row, g] h'[row, width] over all steps: h' is y of the step before, and h0 (or NULL) for
  * the first rows, which are at `first`, as far apart as those of da. */
-static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, const T *first, int64_t rs,
-                                int64_t g, const T *y, const T *h0, int64_t width, void *scratch) {
+static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, const T *first,
+                                int64_t rs, int64_t g, const T *y, const T *h0, int64_t width,
+                                void *scratch) {
     const int64_t rows = q->steps * q->n, later = q->reverse ? 0 : q->n, earlier = q->n - later;
     pn_mat to = rows_of(dw, width);
     int64_t need = multiply(c,
@@ -420,8 +428,9 @@ static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, co
                                     rows_of(y + earlier * width, width), to),
                             0, scratch);
     if (!h0 || !rows) return need;
-    return pn_max(need, multiply(c, gemm_of(g, width, q->n, turned(first, rs), rows_of(h0, width), to),
-                                 1, scratch));
+    return pn_max(need,
+                  multiply(c, gemm_of(g, width, q->n, turned(first, rs), rows_of(h0, width), to), 1,
+                           scratch));
 }
 
 #endif

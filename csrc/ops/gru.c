@@ -182,10 +182,10 @@ static void set_bias(const gru *w) {
     const int64_t h = w->h;
     for (int64_t e = 0; e < SAVED * h; e++) {
         T by_x = w->b_ih && e < 3 * h ? w->b_ih[e] : 0;
-        T by_h = !w->b_hh                    ? 0
+        T by_h = !w->b_hh                                ? 0
                  : e < 2 * h || (e < 3 * h && !w->after) ? w->b_hh[e]
-                 : e >= 3 * h                ? w->b_hh[e - h]
-                                             : 0;
+                 : e >= 3 * h                            ? w->b_hh[e - h]
+                                                         : 0;
         w->bias[e] = by_x + by_h;
     }
 }
@@ -255,8 +255,7 @@ static void backward_r(const void *arg, int64_t t, int64_t j, int64_t r, int64_t
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
     const T *from[GROUP];
-    for (int64_t i = 0; i < m; i++)
-        from[i] = w->da + row_at(&w->q, t, r + i) * SAVED * h + DN * h;
+    for (int64_t i = 0; i < m; i++) from[i] = w->da + row_at(&w->q, t, r + i) * SAVED * h + DN * h;
     memset(acc, 0, (size_t)(m * vecs) * sizeof(V));
     product(p, j, from, m, acc);
     for (int64_t i = 0; i < m; i++)
@@ -278,7 +277,8 @@ static int64_t last_products(pn_call *c, const pn_call *args, const gru *w) {
     const seq *q = &w->q;
     const int64_t rows = q->steps * q->n, in = w->in, h = w->h, rs = SAVED * h, rz = 2 * h;
     const int64_t g = w->after ? 3 * h : rz; /* of W_hh's rows, those that h' is multiplied by */
-    const T *dn = w->da + DN * h, *dr = w->da + DR * h, *first = first_of(q, w->da, rs, w->apart) + DR * h;
+    const T *dn = w->da + DN * h, *dr = w->da + DR * h,
+            *first = first_of(q, w->da, rs, w->apart) + DR * h;
     int64_t need = 0;
     if (WANTED(dx)) {
         pn_mat to = rows_of(WANTED(dx), in);
@@ -291,10 +291,12 @@ static int64_t last_products(pn_call *c, const pn_call *args, const gru *w) {
         DO(gemm_of(h, in, rows, turned(dn, rs), x, rows_of(WANTED(dw_ih) + rz * in, in)), 0);
     }
     if (WANTED(dw_hh)) {
-        need = pn_max(need, grad_by_h(c, q, WANTED(dw_hh), dr, first, rs, g, w->y, w->h0, h, w->scratch));
+        need = pn_max(need,
+                      grad_by_h(c, q, WANTED(dw_hh), dr, first, rs, g, w->y, w->h0, h, w->scratch));
         if (!w->after)
             DO(gemm_of(h, h, rows, turned(dn, rs), rows_of(w->saved + GQ * h, rs),
-                       rows_of(WANTED(dw_hh) + rz * h, h)), 0);
+                       rows_of(WANTED(dw_hh) + rz * h, h)),
+               0);
     }
     if (WANTED(db_ih)) {
         DO(sum_of(WANTED(db_ih), dr, rs, rows, rz), 0);
@@ -302,7 +304,8 @@ static int64_t last_products(pn_call *c, const pn_call *args, const gru *w) {
     }
     if (WANTED(db_hh)) DO(sum_of(WANTED(db_hh), dr, rs, rows, 3 * h), 0);
     if (WANTED(dh0) && rows)
-        DO(gemm_of(q->n, h, g, rows_of(first, rs), rows_of(w->w_hh, h), rows_of(WANTED(dh0), h)), 1);
+        DO(gemm_of(q->n, h, g, rows_of(first, rs), rows_of(w->w_hh, h), rows_of(WANTED(dh0), h)),
+           1);
     return need;
 }
 

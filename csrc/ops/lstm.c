@@ -90,9 +90,11 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
     for (int64_t i = 0; i < m; i++) {
         const V *a = acc + i * GATES;
         int64_t row = row_at(q, t, r + i);
-        const T *before_c = state_before(q, t, r + i, w->saved + GATES * h, SAVED * h, w->c0, h, w->zero);
+        const T *before_c =
+            state_before(q, t, r + i, w->saved + GATES * h, SAVED * h, w->c0, h, w->zero);
         T *s = w->saved + row * SAVED * h + u;
-        V gi = pn_sigmoid(a[GI]), gf = pn_sigmoid(a[GF]), gg = pn_tanh(a[GG]), go = pn_sigmoid(a[GO]);
+        V gi = pn_sigmoid(a[GI]), gf = pn_sigmoid(a[GF]), gg = pn_tanh(a[GG]),
+          go = pn_sigmoid(a[GO]);
         V cell = pn_fma(gf, pn_load_part(before_c + u, n, 0), gi * gg);
         pn_store_part(s + GI * h, gi, n);
         pn_store_part(s + GF * h, gf, n);
@@ -198,7 +200,8 @@ static void backward_gates(const lstm *w, int64_t t, int64_t r, int64_t u, int64
       gg = pn_load_part(s + GG * h, n, 0), go = pn_load_part(s + GO * h, n, 0);
     V top = pn_tanh(pn_load_part(s + GATES * h, n, 0)), ones = pn_set1(1);
     V dc = pn_fma(dm * go, pn_fnma(top, top, ones), pn_load_part(carried, n, 0));
-    V di = dc * gg * gi * (ones - gi), df = dc * pn_load_part(before_c + u, n, 0) * gf * (ones - gf);
+    V di = dc * gg * gi * (ones - gi),
+      df = dc * pn_load_part(before_c + u, n, 0) * gf * (ones - gf);
     V dg = dc * gi * pn_fnma(gg, gg, ones), d_o = dm * top * go * (ones - go);
     pn_store_part(da + GI * h, di, n);
     pn_store_part(da + GF * h, df, n);
@@ -237,15 +240,19 @@ static int64_t last_products(pn_call *c, const pn_call *args, const lstm *w) {
     int64_t need = 0;
     if (WANTED(dx))
         DO(gemm_of(rows, w->in, g, rows_of(w->da, g), rows_of(w->w_ih, w->in),
-                   rows_of(WANTED(dx), w->in)), 0);
+                   rows_of(WANTED(dx), w->in)),
+           0);
     if (WANTED(dw_ih))
         DO(gemm_of(g, w->in, rows, turned(w->da, g), rows_of(w->xs, w->in),
-                   rows_of(WANTED(dw_ih), w->in)), 0);
+                   rows_of(WANTED(dw_ih), w->in)),
+           0);
     if (WANTED(dw_hh))
-        need = pn_max(need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, g, g, w->y, w->h0, p, w->scratch));
+        need = pn_max(
+            need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, g, g, w->y, w->h0, p, w->scratch));
     if (WANTED(dw_hr))
         DO(gemm_of(p, w->h, rows, turned(w->dh, p), rows_of(w->all_m, w->h),
-                   rows_of(WANTED(dw_hr), w->h)), 0);
+                   rows_of(WANTED(dw_hr), w->h)),
+           0);
     T *db = WANTED(db_ih) ? WANTED(db_ih) : WANTED(db_hh);
     if (db) DO(sum_of(db, w->da, g, rows, g), 0);
     if (WANTED(dh0) && rows) /* it holds what sequences without a step give */

@@ -150,11 +150,14 @@ static int64_t last_products(pn_call *c, const pn_call *args, const rnn *w) {
     const T *first = first_of(q, w->da, h, w->apart);
     int64_t need = 0;
     if (WANTED(dx))
-        DO(gemm_of(rows, in, h, rows_of(w->da, h), rows_of(w->w_ih, in), rows_of(WANTED(dx), in)), 0);
+        DO(gemm_of(rows, in, h, rows_of(w->da, h), rows_of(w->w_ih, in), rows_of(WANTED(dx), in)),
+           0);
     if (WANTED(dw_ih))
-        DO(gemm_of(h, in, rows, turned(w->da, h), rows_of(w->xs, in), rows_of(WANTED(dw_ih), in)), 0);
+        DO(gemm_of(h, in, rows, turned(w->da, h), rows_of(w->xs, in), rows_of(WANTED(dw_ih), in)),
+           0);
     if (WANTED(dw_hh))
-        need = pn_max(need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, h, h, w->y, w->h0, h, w->scratch));
+        need = pn_max(
+            need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, h, h, w->y, w->h0, h, w->scratch));
     T *db = WANTED(db_ih) ? WANTED(db_ih) : WANTED(db_hh);
     if (db) DO(sum_of(db, w->da, h, rows, h), 0);
     if (WANTED(dh0) && rows) /* it holds what sequences without a step give */
