@@ -37,7 +37,8 @@ typedef int64_t T;
 
 /* Places of arguments and parameters, from kernels.inc: ARG(relu_bwd, dy), PAR(leaky_relu_fwd, slope).f */
 #define PN_COUNT_(a, b, c, d, e, f, g, h, i, j, k, l, m, o, p, q, n, ...) n
-#define PN_COUNT(...) PN_COUNT_(__VA_ARGS__, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
+#define PN_COUNT(...)                                                                              \
+    PN_COUNT_(__VA_ARGS__, 16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0)
 #define PN_E1(p, x) p##x
 #define PN_E2(p, x, ...) p##x, PN_E1(p, __VA_ARGS__)
 #define PN_E3(p, x, ...) p##x, PN_E2(p, __VA_ARGS__)

@@ -26,26 +26,30 @@
 
 #if PN_FLOAT
 
+/* A tile is HIGH rows by VECS vectors: its sums, a row of the panel and an element fill 32 registers, or 16. A
+ * group is what a unit takes at once; of a panel its tiles use PANEL_BYTES at a time, half of L1. */
 #define VECS 4
 #if PN_VBYTES == 64 || defined __aarch64__
-#define HIGH 6 /* rows of a tile: 6 x 4 sums, 4 vectors of weights and a row's element fill 32 registers */
+#define HIGH 6
 #else
 #define HIGH 3
 #endif
 #define GROUP (4 * HIGH)
-#define PANEL_BYTES 24576 /* of a panel's rows that are used at a time by all tiles of a group: half of L1 */
-#define UNIT_WORK (1 << 18) /* multiplications of a chunk: some 5 us */
-#define DIRECT 4 /* rows in all steps, for which weights are read as they are */
+#define PANEL_BYTES 24576
+
+/* Multiplications of a chunk, some 2 us; rows in all steps up to which weights are read as they are. */
+#define UNIT_WORK (1 << 18)
+#define DIRECT 4
 
 #define EACH(i, n) PN_UNROLL for (int i = 0; i < (n); i++)
 
 /* ---- steps and sequences ------------------------------------------------------------------------ */
 
 typedef struct seq {
-    int64_t steps, n;   /* T, N */
+    int64_t steps, n; /* T, N */
     const int64_t *len; /* [N], or NULL: all are T */
-    int64_t *order;     /* [N]: the sequences by falling length, equal ones as they come */
-    int64_t *counts;    /* [T + 1]: sequences that have step t; 0 at T */
+    int64_t *order; /* [N]: the sequences by falling length, equal ones as they come */
+    int64_t *counts; /* [T + 1]: sequences that have step t; 0 at T */
     int reverse;
 } seq;
 
@@ -121,7 +125,7 @@ static inline void copy_present(const seq *q, T *to, const T *from, int64_t widt
 
 /* to[N, width] = the state after the last step; start where there is none. */
 static inline void final_state(const seq *q, T *to, const T *all, int64_t rs, const T *start,
-                        int64_t width) {
+                               int64_t width) {
     for (int64_t i = 0; i < q->n; i++) {
         int64_t t = last_step(q, i);
         const T *from = t >= 0 ? all + (t * q->n + i) * rs : start ? start + i * width : NULL;
@@ -161,19 +165,19 @@ static inline const T *first_of(const seq *q, const T *all, int64_t width, const
 
 /* ---- packed weights ----------------------------------------------------------------------------- */
 
-/* Vector v of panel j are columns j * next + v * apart and the PN_VL - 1 after it, of those below `bound`
- * beyond v * apart * (gates > 1): for one gate, VECS neighbouring vectors; for several, the same hidden
- * units' columns of each gate. */
+/* The columns of W as panels. Of one gate, the vectors of a panel are neighbours, and the last panel may have
+ * fewer; of several, a panel has one vector of each gate, that of the same hidden units. */
 typedef struct panels {
-    const T *w;        /* the weights: column c's elements are w[c * cs + k * ks] */
+    const T *w; /* the weights: column c's elements are w[c * cs + k * ks] */
     int64_t cs, ks, k; /* one of cs, ks is 1 */
-    int64_t width;     /* columns of a gate */
-    int gates, vecs;   /* vectors of a panel, but for the last of one gate */
-    int64_t n;         /* panels */
-    T *packed;         /* NULL: used as they are */
+    int64_t width; /* columns of a gate */
+    int gates, vecs; /* vecs: vectors of a panel, at most */
+    int64_t n; /* panels */
+    T *packed; /* [panel][k][vector], or NULL: used as they are */
 } panels;
 
-static inline panels panels_of(const T *w, int64_t cs, int64_t ks, int64_t k, int gates, int64_t width) {
+static inline panels panels_of(const T *w, int64_t cs, int64_t ks, int64_t k, int gates,
+                               int64_t width) {
     panels p = {.w = w, .cs = cs, .ks = ks, .k = k, .width = width, .gates = gates};
     p.vecs = gates > 1 ? gates : VECS;
     p.n = pn_ceil_div(width, gates > 1 ? PN_VL : VECS * PN_VL);
@@ -297,8 +301,8 @@ PN_INLINE V dots(const T *w, int64_t cs, int64_t n, const T *a, int64_t k) {
     for (int w2 = PN_VL / 2; w2 > 0; w2 /= 2) { /* lane l: the sum of x[l]'s lanes, by one tree */
         VI low = (PN_LANES & w2) == 0;
         EACH(l, w2)
-            x[l] = pn_select(low, x[l], pn_swap(x[l + w2], w2)) +
-                   pn_select(low, pn_swap(x[l], w2), x[l + w2]);
+        x[l] = pn_select(low, x[l], pn_swap(x[l + w2], w2)) +
+               pn_select(low, pn_swap(x[l], w2), x[l + w2]);
     }
     return x[0];
 }
@@ -309,8 +313,8 @@ static inline void product(const panels *p, int64_t j, const T *const *a, int64_
     if (!p->packed) {
         for (int64_t i = 0; i < m; i++)
             for (int v = 0; v < vecs; v++)
-                acc[i * vecs + v] += dots(p->w + column_of(p, j, v) * p->cs, p->cs,
-                                          units_in(p, j, v), a[i], p->k);
+                acc[i * vecs + v] +=
+                    dots(p->w + column_of(p, j, v) * p->cs, p->cs, units_in(p, j, v), a[i], p->k);
         return;
     }
     if (m == 0) return;
@@ -348,7 +352,7 @@ static inline void step_body(pn_call *c, void *arg, int64_t chunk, int worker) {
 
 /* The units of `rows` sequences by all panels of p at step t. */
 static inline void run_step(pn_call *c, unit_fn unit, const void *arg, const panels *p, int64_t t,
-                     int64_t rows) {
+                            int64_t rows) {
     step s = {unit, arg, t, p->n, rows, pn_ceil_div(rows, GROUP), 1};
     if (!rows || !p->n) return;
     /* a row alone takes as long as some do together: it waits for the weights */
@@ -358,12 +362,12 @@ static inline void run_step(pn_call *c, unit_fn unit, const void *arg, const pan
 }
 
 /* Where the gradient of h_t comes from: dy[T, N, width], the gates' gradients of the step after, rows of p->k
- * out of da[T, N, ...] that are rs apart, and more[N, width]: where `carried` from every step, else where a
+ * out of da[T, N, ...] that are rs apart, and more[N, width]: where `always` from every step, else where a
  * sequence has no step after. */
 typedef struct grads {
     const T *dy, *da, *more;
     int64_t width, rs;
-    int carried;
+    int always;
 } grads;
 
 /* acc[m][vecs of panel j] = the gradient of h_t */
@@ -380,7 +384,7 @@ static inline void grad_of_h(const seq *q, const grads *g, const panels *p, int6
         for (int v = 0; v < vecs; v++) {
             int64_t u = unit_of(p, j, v), n = units_in(p, j, v);
             V d = pn_load_part(dy + u, n, 0);
-            acc[i * vecs + v] = goes_on && !g->carried ? d : d + pn_load_part(more + u, n, 0);
+            acc[i * vecs + v] = goes_on && !g->always ? d : d + pn_load_part(more + u, n, 0);
         }
     }
     product(p, j, from, live, acc);
@@ -388,8 +392,12 @@ static inline void grad_of_h(const seq *q, const grads *g, const panels *p, int6
 
 /* ---- products over all steps, by pn_gemm ---------------------------------------------------------- */
 
-static inline pn_mat rows_of(const T *p, int64_t rs) { return (pn_mat){.p = (T *)p, .rs = rs, .cs = 1}; }
-static inline pn_mat turned(const T *p, int64_t rs) { return (pn_mat){.p = (T *)p, .rs = 1, .cs = rs}; }
+static inline pn_mat rows_of(const T *p, int64_t rs) {
+    return (pn_mat){.p = (T *)p, .rs = rs, .cs = 1};
+}
+static inline pn_mat turned(const T *p, int64_t rs) {
+    return (pn_mat){.p = (T *)p, .rs = 1, .cs = rs};
+}
 
 static inline pn_gemm_args gemm_of(int64_t m, int64_t n, int64_t k, pn_mat a, pn_mat b, pn_mat c) {
     return (pn_gemm_args){.m = m, .n = n, .k = k, .a = a, .b = b, .c = c};
@@ -411,8 +419,9 @@ static inline pn_gemm_args sum_of(T *to, const T *x, int64_t rs, int64_t rows, i
 
 /* dw[g, width] = Σ da[row, g] h'[row, width] over all steps: h' is y of the step before, and h0 (or NULL) for
  * the first rows, which are at `first`, as far apart as those of da. */
-static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, const T *first, int64_t rs,
-                                int64_t g, const T *y, const T *h0, int64_t width, void *scratch) {
+static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, const T *first,
+                                int64_t rs, int64_t g, const T *y, const T *h0, int64_t width,
+                                void *scratch) {
     const int64_t rows = q->steps * q->n, later = q->reverse ? 0 : q->n, earlier = q->n - later;
     pn_mat to = rows_of(dw, width);
     int64_t need = multiply(c,
@@ -420,8 +429,113 @@ static inline int64_t grad_by_h(pn_call *c, const seq *q, T *dw, const T *da, co
                                     rows_of(y + earlier * width, width), to),
                             0, scratch);
     if (!h0 || !rows) return need;
-    return pn_max(need, multiply(c, gemm_of(g, width, q->n, turned(first, rs), rows_of(h0, width), to),
-                                 1, scratch));
+    return pn_max(need,
+                  multiply(c, gemm_of(g, width, q->n, turned(first, rs), rows_of(h0, width), to), 1,
+                           scratch));
+}
+
+/* ---- a call ------------------------------------------------------------------------------------- */
+
+/* What a kernel works on; what its kind of layer lacks stays empty. */
+typedef struct layer {
+    seq q;
+    int64_t in, h, p; /* I, H, P: of x, of a gate, of h_t */
+    const T *x, *h0, *c0, *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+    const T *zero; /* a row of zeros, in place of a state that is not given */
+    T *y, *saved;
+    int relu, reset_after, project;
+    int direct; /* few rows: weights as they are */
+    panels of_x, of_h, of_m; /* W_ih, W_hh; W_hr, or gru.c's W_hn */
+    T *bias, *m; /* [gates H] of both; with a projection [N, H] of a step */
+    grads g; /* what follows is for backward */
+    T *da, *carried; /* [T, N, gates H]; [N, H] from step to step */
+    T *dh, *all_m; /* with a projection: [T, N, P], [T, N, H] */
+    T *xs, *apart; /* with lengths: x with 0 where absent; the first steps' da */
+    T *dx, *dh0, *dw_ih, *dw_hh, *db_ih, *db_hh; /* gradients, where they are wanted */
+    char *scratch; /* of products */
+} layer;
+
+#define LAYER(kernel, gates)                                                                       \
+    {.q = {.steps = ARG(kernel, x)->shape[0],                                                      \
+           .n = ARG(kernel, x)->shape[1],                                                          \
+           .len = ARG(kernel, lengths)->data,                                                      \
+           .reverse = PAR(kernel, reverse).i != 0},                                                \
+     .in = ARG(kernel, x)->shape[2],                                                               \
+     .h = ARG(kernel, w_hh)->shape[0] / (gates),                                                   \
+     .p = ARG(kernel, w_hh)->shape[1],                                                             \
+     .x = ARG(kernel, x)->data,                                                                    \
+     .h0 = ARG(kernel, h0)->data,                                                                  \
+     .w_ih = ARG(kernel, w_ih)->data,                                                              \
+     .w_hh = ARG(kernel, w_hh)->data,                                                              \
+     .b_ih = ARG(kernel, b_ih)->data,                                                              \
+     .b_hh = ARG(kernel, b_hh)->data,                                                              \
+     .y = ARG(kernel, y)->data}
+
+#define SET_GRADS(kernel, w)                                                                       \
+    ((w).dx = ARG(kernel, dx)->data, (w).dh0 = ARG(kernel, dh0)->data,                             \
+     (w).dw_ih = ARG(kernel, dw_ih)->data, (w).dw_hh = ARG(kernel, dw_hh)->data,                   \
+     (w).db_ih = ARG(kernel, db_ih)->data, (w).db_hh = ARG(kernel, db_hh)->data)
+
+/* need = the larger of it and what the product takes; c, need and w are the function's own. */
+#define DO(...) need = pn_max(need, multiply(c, __VA_ARGS__, w->scratch))
+
+/* The first parts of scratch, from `at` on; gives their end. */
+static inline char *take_order(layer *w, char *at) {
+    w->q.order = TAKE(&at, int64_t, w->q.n);
+    w->q.counts = TAKE(&at, int64_t, w->q.steps + 1);
+    w->zero = TAKE(&at, T, pn_max(w->h, w->p));
+    return at;
+}
+
+/* Fills them; 0 where the call has failed. */
+static inline int begin(pn_call *c, layer *w, int len_arg) {
+    memset((T *)w->zero, 0, (size_t)pn_max(w->h, w->p) * sizeof(T));
+    return arrange(c, &w->q, len_arg);
+}
+
+/* Parts of scratch of a backward whose da has rows of g. */
+static inline char *take_absent(layer *w, char *at, int64_t g) {
+    w->xs = (T *)w->x;
+    if (!w->q.len) return at;
+    w->xs = TAKE(&at, T, w->q.steps * w->q.n * w->in);
+    w->apart = TAKE(&at, T, w->q.n * g);
+    return at;
+}
+
+static inline void sum_biases(const layer *w, int64_t n) {
+    for (int64_t e = 0; e < n; e++)
+        w->bias[e] = (w->b_ih ? w->b_ih[e] : 0) + (w->b_hh ? w->b_hh[e] : 0);
+}
+
+/* x W_ihᵀ + bias of all steps, n columns, to rows that are rs apart */
+static inline pn_gemm_args of_all_x(const layer *w, int64_t n, T *to, int64_t rs) {
+    pn_gemm_args g = gemm_of(w->q.steps * w->q.n, n, w->in, rows_of(w->x, w->in),
+                             turned(w->w_ih, w->in), rows_of(to, rs));
+    g.bias = (pn_mat){.p = w->bias, .cs = 1};
+    return g;
+}
+
+/* The last products of a backward whose da has rows of g for W_ih and W_hh alike, where they are wanted; or,
+ * where no call is given, the scratch that they need. */
+static inline int64_t last_products(pn_call *c, const layer *w, int64_t g) {
+    const seq *q = &w->q;
+    const int64_t rows = q->steps * q->n, in = w->in, p = w->p;
+    const T *first = first_of(q, w->da, g, w->apart);
+    pn_mat da = rows_of(w->da, g), turned_da = turned(w->da, g);
+    T *db = w->db_ih ? w->db_ih : w->db_hh;
+    int64_t need = 0;
+    if (w->dx) DO(gemm_of(rows, in, g, da, rows_of(w->w_ih, in), rows_of(w->dx, in)), 0);
+    if (w->dw_ih) DO(gemm_of(g, in, rows, turned_da, rows_of(w->xs, in), rows_of(w->dw_ih, in)), 0);
+    if (w->dw_hh) {
+        int64_t takes = grad_by_h(c, q, w->dw_hh, w->da, first, g, g, w->y, w->h0, p, w->scratch);
+        need = pn_max(need, takes);
+    }
+    if (db) DO(sum_of(db, w->da, g, rows, g), 0);
+    if (c && w->db_ih && w->db_hh) memcpy(w->db_hh, w->db_ih, (size_t)g * sizeof(T));
+    if (c && w->dh0) start_without_steps(q, w->dh0, w->g.more, p);
+    if (w->dh0 && rows)
+        DO(gemm_of(q->n, p, g, rows_of(first, g), rows_of(w->w_hh, p), rows_of(w->dh0, p)), 1);
+    return need;
 }
 
 #endif

@@ -22,58 +22,25 @@
 enum { GI, GF, GG, GO, GATES };
 #define SAVED (GATES + 1)
 
-typedef struct lstm {
-    seq q;
-    int64_t in, h, p; /* I, H, P */
-    const T *x, *h0, *c0, *w_ih, *w_hh, *b_ih, *b_hh, *w_hr, *zero; /* zero: a row of them */
-    T *y, *saved;
-    int project, direct; /* direct: few rows, weights as they are */
-    panels of_x, of_h, of_m;
-    /* forward */
-    T *bias, *m; /* [4H] of both; [N, H] of a step, with a projection */
-    /* backward */
-    grads g;
-    T *da, *dc, *dh, *all_m; /* [T, N, 4H], [N, H]; with a projection dh[T, N, P], m[T, N, H] */
-    T *xs, *apart;           /* with lengths: x with 0 where absent; the first steps' da[N, 4H] */
-    char *scratch;
-} lstm;
+static layer layer_of_fwd(const pn_call *c) {
+    layer w = LAYER(lstm_fwd, GATES);
+    w.c0 = ARG(lstm_fwd, c0)->data, w.saved = ARG(lstm_fwd, saved)->data;
+    w.w_hr = ARG(lstm_fwd, w_hr)->data, w.project = w.w_hr != NULL;
+    return w;
+}
 
-/* w, from what both kernels are given */
-#define SET(kernel)                                                                                \
-    lstm w = {                                                                                     \
-        .q = {.steps = ARG(kernel, x)->shape[0],                                                   \
-              .n = ARG(kernel, x)->shape[1],                                                       \
-              .len = ARG(kernel, lengths)->data,                                                   \
-              .reverse = PAR(kernel, reverse).i != 0},                                             \
-        .in = ARG(kernel, x)->shape[2],                                                            \
-        .h = ARG(kernel, w_hh)->shape[0] / GATES,                                                  \
-        .p = ARG(kernel, w_hh)->shape[1],                                                          \
-        .x = ARG(kernel, x)->data,                                                                 \
-        .h0 = ARG(kernel, h0)->data,                                                               \
-        .c0 = ARG(kernel, c0)->data,                                                               \
-        .w_ih = ARG(kernel, w_ih)->data,                                                           \
-        .w_hh = ARG(kernel, w_hh)->data,                                                           \
-        .b_ih = ARG(kernel, b_ih)->data,                                                           \
-        .b_hh = ARG(kernel, b_hh)->data,                                                           \
-        .w_hr = ARG(kernel, w_hr)->data,                                                           \
-        .y = ARG(kernel, y)->data,                                                                 \
-        .saved = ARG(kernel, saved)->data,                                                         \
-        .project = ARG(kernel, w_hr)->data != NULL,                                                \
-    }
-
-static char *take_order(lstm *w, char *at) {
-    int64_t widest = pn_max(w->h, w->p);
-    w->q.order = TAKE(&at, int64_t, w->q.n);
-    w->q.counts = TAKE(&at, int64_t, w->q.steps + 1);
-    T *zero = TAKE(&at, T, widest);
-    w->zero = zero;
-    return at;
+static layer layer_of_bwd(const pn_call *c) {
+    layer w = LAYER(lstm_bwd, GATES);
+    w.c0 = ARG(lstm_bwd, c0)->data, w.saved = ARG(lstm_bwd, saved)->data;
+    w.w_hr = ARG(lstm_bwd, w_hr)->data, w.project = w.w_hr != NULL;
+    SET_GRADS(lstm_bwd, w);
+    return w;
 }
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
 static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
-    const lstm *w = arg;
+    const layer *w = arg;
     const seq *q = &w->q;
     const int64_t h = w->h, u = j * PN_VL, n = units_in(&w->of_h, j, 0);
     V acc[GROUP * GATES];
@@ -90,9 +57,11 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
     for (int64_t i = 0; i < m; i++) {
         const V *a = acc + i * GATES;
         int64_t row = row_at(q, t, r + i);
-        const T *before_c = state_before(q, t, r + i, w->saved + GATES * h, SAVED * h, w->c0, h, w->zero);
+        const T *before_c =
+            state_before(q, t, r + i, w->saved + GATES * h, SAVED * h, w->c0, h, w->zero);
         T *s = w->saved + row * SAVED * h + u;
-        V gi = pn_sigmoid(a[GI]), gf = pn_sigmoid(a[GF]), gg = pn_tanh(a[GG]), go = pn_sigmoid(a[GO]);
+        V gi = pn_sigmoid(a[GI]), gf = pn_sigmoid(a[GF]), gg = pn_tanh(a[GG]),
+          go = pn_sigmoid(a[GO]);
         V cell = pn_fma(gf, pn_load_part(before_c + u, n, 0), gi * gg);
         pn_store_part(s + GI * h, gi, n);
         pn_store_part(s + GF * h, gf, n);
@@ -106,7 +75,7 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
 
 /* y_t = m W_hrᵀ */
 static void project(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
-    const lstm *w = arg;
+    const layer *w = arg;
     const int vecs = vecs_of(&w->of_m, j);
     V acc[GROUP * VECS];
     const T *from[GROUP];
@@ -119,16 +88,7 @@ static void project(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
                           acc[i * vecs + v], units_in(&w->of_m, j, v));
 }
 
-/* x W_ihᵀ + b of all steps, into saved */
-static pn_gemm_args of_all_x(const lstm *w) {
-    pn_gemm_args g = gemm_of(w->q.steps * w->q.n, GATES * w->h, w->in, rows_of(w->x, w->in),
-                             turned(w->w_ih, w->in), rows_of(w->saved, SAVED * w->h));
-    g.bias = (pn_mat){.p = w->bias, .cs = 1};
-    return g;
-}
-
-/* Lays scratch out from `at`, and gives its end. */
-static char *lay_forward(lstm *w, char *at) {
+static char *lay_forward(layer *w, char *at) {
     at = take_order(w, at);
     w->direct = w->q.steps * w->q.n <= DIRECT;
     w->of_x = panels_of(w->w_ih, w->in, 1, w->in, GATES, w->h);
@@ -141,19 +101,19 @@ static char *lay_forward(lstm *w, char *at) {
         if (!w->direct) w->of_m.packed = TAKE(&at, T, packed_size(&w->of_m));
     }
     w->scratch = at;
-    return w->direct ? at : at + multiply(NULL, of_all_x(w), 0, NULL);
+    return w->direct
+               ? at
+               : at + multiply(NULL, of_all_x(w, GATES * w->h, w->saved, SAVED * w->h), 0, NULL);
 }
 
 PN_FN(lstm_fwd) {
-    SET(lstm_fwd);
+    layer w = layer_of_fwd(c);
     seq *q = &w.q;
     lay_forward(&w, ARG(lstm_fwd, scratch)->data);
-    if (!arrange(c, q, PNA_lstm_fwd_lengths)) return;
-    memset((T *)w.zero, 0, (size_t)pn_max(w.h, w.p) * sizeof(T));
-    for (int64_t e = 0; e < GATES * w.h; e++)
-        w.bias[e] = (w.b_ih ? w.b_ih[e] : 0) + (w.b_hh ? w.b_hh[e] : 0);
+    if (!begin(c, &w, PNA_lstm_fwd_lengths)) return;
+    sum_biases(&w, GATES * w.h);
     if (!w.direct) {
-        multiply(c, of_all_x(&w), 0, w.scratch);
+        multiply(c, of_all_x(&w, GATES * w.h, w.saved, SAVED * w.h), 0, w.scratch);
         pack(c, &w.of_h);
         if (w.project) pack(c, &w.of_m);
     }
@@ -169,7 +129,7 @@ PN_FN(lstm_fwd) {
 }
 
 PN_SCRATCH_FN(lstm_fwd) {
-    SET(lstm_fwd);
+    layer w = layer_of_fwd(c);
     return (int64_t)(uintptr_t)lay_forward(&w, NULL);
 }
 
@@ -177,7 +137,7 @@ PN_SCRATCH_FN(lstm_fwd) {
 
 /* dh_t, with a projection */
 static void backward_h(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
-    const lstm *w = arg;
+    const layer *w = arg;
     const int vecs = vecs_of(&w->of_h, j);
     V acc[GROUP * VECS];
     grad_of_h(&w->q, &w->g, &w->of_h, t, j, r, m, acc);
@@ -188,28 +148,29 @@ static void backward_h(const void *arg, int64_t t, int64_t j, int64_t r, int64_t
 }
 
 /* da_t and dc' of n hidden units from u on, of the sequence in place r, from their dm */
-static void backward_gates(const lstm *w, int64_t t, int64_t r, int64_t u, int64_t n, V dm) {
+static void backward_gates(const layer *w, int64_t t, int64_t r, int64_t u, int64_t n, V dm) {
     const seq *q = &w->q;
     const int64_t h = w->h, row = row_at(q, t, r);
     const T *s = w->saved + row * SAVED * h + u;
     const T *before_c = state_before(q, t, r, w->saved + GATES * h, SAVED * h, w->c0, h, w->zero);
-    T *da = w->da + row * GATES * h + u, *carried = w->dc + q->order[r] * h + u;
+    T *da = w->da + row * GATES * h + u, *dc_after = w->carried + q->order[r] * h + u;
     V gi = pn_load_part(s + GI * h, n, 0), gf = pn_load_part(s + GF * h, n, 0),
       gg = pn_load_part(s + GG * h, n, 0), go = pn_load_part(s + GO * h, n, 0);
     V top = pn_tanh(pn_load_part(s + GATES * h, n, 0)), ones = pn_set1(1);
-    V dc = pn_fma(dm * go, pn_fnma(top, top, ones), pn_load_part(carried, n, 0));
-    V di = dc * gg * gi * (ones - gi), df = dc * pn_load_part(before_c + u, n, 0) * gf * (ones - gf);
+    V dc = pn_fma(dm * go, pn_fnma(top, top, ones), pn_load_part(dc_after, n, 0));
+    V di = dc * gg * gi * (ones - gi),
+      df = dc * pn_load_part(before_c + u, n, 0) * gf * (ones - gf);
     V dg = dc * gi * pn_fnma(gg, gg, ones), d_o = dm * top * go * (ones - go);
     pn_store_part(da + GI * h, di, n);
     pn_store_part(da + GF * h, df, n);
     pn_store_part(da + GG * h, dg, n);
     pn_store_part(da + GO * h, d_o, n);
-    pn_store_part(carried, dc * gf, n);
+    pn_store_part(dc_after, dc * gf, n);
     if (w->project) pn_store_part(w->all_m + row * h + u, go * top, n);
 }
 
 static void backward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
-    const lstm *w = arg;
+    const layer *w = arg;
     const panels *p = w->project ? &w->of_m : &w->of_h;
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
@@ -226,39 +187,22 @@ static void backward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m
             backward_gates(w, t, r + i, unit_of(p, j, v), units_in(p, j, v), acc[i * vecs + v]);
 }
 
-/* What the last products of backward compute, where it is wanted; or, where no call is given, the scratch
- * that they need. */
-static int64_t last_products(pn_call *c, const pn_call *args, const lstm *w) {
-#define WANTED(x) (args->arg[PNA_lstm_bwd_##x].data)
-#define DO(...) need = pn_max(need, multiply(c, __VA_ARGS__, w->scratch))
-    const seq *q = &w->q;
-    const int64_t rows = q->steps * q->n, g = GATES * w->h, p = w->p;
-    const T *first = first_of(q, w->da, g, w->apart);
-    int64_t need = 0;
-    if (WANTED(dx))
-        DO(gemm_of(rows, w->in, g, rows_of(w->da, g), rows_of(w->w_ih, w->in),
-                   rows_of(WANTED(dx), w->in)), 0);
-    if (WANTED(dw_ih))
-        DO(gemm_of(g, w->in, rows, turned(w->da, g), rows_of(w->xs, w->in),
-                   rows_of(WANTED(dw_ih), w->in)), 0);
-    if (WANTED(dw_hh))
-        need = pn_max(need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, g, g, w->y, w->h0, p, w->scratch));
-    if (WANTED(dw_hr))
-        DO(gemm_of(p, w->h, rows, turned(w->dh, p), rows_of(w->all_m, w->h),
-                   rows_of(WANTED(dw_hr), w->h)), 0);
-    T *db = WANTED(db_ih) ? WANTED(db_ih) : WANTED(db_hh);
-    if (db) DO(sum_of(db, w->da, g, rows, g), 0);
-    if (WANTED(dh0) && rows) /* it holds what sequences without a step give */
-        DO(gemm_of(q->n, p, g, rows_of(first, g), rows_of(w->w_hh, p), rows_of(WANTED(dh0), p)), 1);
+/* dW_hr, and what other layers have too; or, where no call is given, the scratch that it needs. */
+static int64_t all_products(pn_call *c, const layer *w, T *dw_hr) {
+    int64_t need = last_products(c, w, GATES * w->h), h = w->h, p = w->p;
+    if (dw_hr)
+        DO(gemm_of(p, h, w->q.steps * w->q.n, turned(w->dh, p), rows_of(w->all_m, h),
+                   rows_of(dw_hr, h)),
+           0);
     return need;
 }
 
-static char *lay_backward(const pn_call *c, lstm *w, char *at) {
+static char *lay_backward(const pn_call *c, layer *w, char *at) {
     const int64_t rows = w->q.steps * w->q.n;
     const pn_array *dc0 = ARG(lstm_bwd, dc0);
     at = take_order(w, at);
     w->da = TAKE(&at, T, rows * GATES * w->h);
-    w->dc = dc0->data ? dc0->data : TAKE(&at, T, w->q.n * w->h);
+    w->carried = dc0->data ? dc0->data : TAKE(&at, T, w->q.n * w->h);
     w->of_h = panels_of(w->w_hh, 1, w->p, GATES * w->h, 1, w->p);
     w->of_h.packed = TAKE(&at, T, packed_size(&w->of_h));
     if (w->project) {
@@ -267,28 +211,20 @@ static char *lay_backward(const pn_call *c, lstm *w, char *at) {
         w->dh = TAKE(&at, T, rows * w->p);
         w->all_m = TAKE(&at, T, rows * w->h);
     }
-    w->xs = (T *)w->x;
-    if (w->q.len) {
-        w->xs = TAKE(&at, T, rows * w->in);
-        w->apart = TAKE(&at, T, w->q.n * GATES * w->h);
-    }
+    at = take_absent(w, at, GATES * w->h);
     w->scratch = at;
-    return at + last_products(NULL, c, w);
+    return at + all_products(NULL, w, ARG(lstm_bwd, dw_hr)->data);
 }
 
 PN_FN(lstm_bwd) {
-    SET(lstm_bwd);
+    layer w = layer_of_bwd(c);
     seq *q = &w.q;
-    T *dh0 = ARG(lstm_bwd, dh0)->data, *db_ih = ARG(lstm_bwd, db_ih)->data,
-      *db_hh = ARG(lstm_bwd, db_hh)->data;
-    const T *dhn = ARG(lstm_bwd, dhn)->data;
     lay_backward(c, &w, ARG(lstm_bwd, scratch)->data);
-    w.g = (grads){ARG(lstm_bwd, dy)->data, w.da, dhn, w.p, GATES * w.h, 0};
-    if (!arrange(c, q, PNA_lstm_bwd_lengths)) return;
-    memset((T *)w.zero, 0, (size_t)pn_max(w.h, w.p) * sizeof(T));
+    w.g = (grads){ARG(lstm_bwd, dy)->data, w.da, ARG(lstm_bwd, dhn)->data, w.p, GATES * w.h, 0};
+    if (!begin(c, &w, PNA_lstm_bwd_lengths)) return;
     if (q->steps > 1) pack(c, &w.of_h);
     if (w.project) pack(c, &w.of_m);
-    memcpy(w.dc, ARG(lstm_bwd, dcn)->data, (size_t)(q->n * w.h) * sizeof(T));
+    memcpy(w.carried, ARG(lstm_bwd, dcn)->data, (size_t)(q->n * w.h) * sizeof(T));
     clear_absent(q, w.da, GATES * w.h, GATES * w.h);
     copy_present(q, w.xs, w.x, w.in);
     if (w.project) {
@@ -301,13 +237,11 @@ PN_FN(lstm_bwd) {
         run_step(c, backward, &w, w.project ? &w.of_m : &w.of_h, t, q->counts[t]);
     }
     gather_first(q, w.apart, w.da, GATES * w.h);
-    if (dh0) start_without_steps(q, dh0, dhn, w.p);
-    last_products(c, c, &w);
-    if (db_ih && db_hh) memcpy(db_hh, db_ih, (size_t)(GATES * w.h) * sizeof(T));
+    all_products(c, &w, ARG(lstm_bwd, dw_hr)->data);
 }
 
 PN_SCRATCH_FN(lstm_bwd) {
-    SET(lstm_bwd);
+    layer w = layer_of_bwd(c);
     return (int64_t)(uintptr_t)lay_backward(c, &w, NULL);
 }
 

@@ -12,51 +12,23 @@
 
 #if PN_FLOAT
 
-typedef struct rnn {
-    seq q;
-    int64_t in, h; /* I, H */
-    const T *x, *h0, *w_ih, *w_hh, *b_ih, *b_hh, *zero; /* zero: a row of them */
-    T *y;
-    int relu, direct; /* direct: few rows, weights as they are */
-    panels of_x, of_h;
-    T *bias; /* [H], of both */
-    /* backward */
-    grads g;
-    T *da;         /* [T, N, H] */
-    T *xs, *apart; /* with lengths: x with 0 where absent; the first steps' da[N, H] */
-    char *scratch;
-} rnn;
+static layer layer_of_fwd(const pn_call *c) {
+    layer w = LAYER(rnn_fwd, 1);
+    w.relu = PAR(rnn_fwd, relu).i != 0;
+    return w;
+}
 
-/* w, from what both kernels are given */
-#define SET(kernel)                                                                                \
-    rnn w = {                                                                                      \
-        .q = {.steps = ARG(kernel, x)->shape[0],                                                   \
-              .n = ARG(kernel, x)->shape[1],                                                       \
-              .len = ARG(kernel, lengths)->data,                                                   \
-              .reverse = PAR(kernel, reverse).i != 0},                                             \
-        .in = ARG(kernel, x)->shape[2],                                                            \
-        .h = ARG(kernel, w_hh)->shape[1],                                                          \
-        .x = ARG(kernel, x)->data,                                                                 \
-        .h0 = ARG(kernel, h0)->data,                                                               \
-        .w_ih = ARG(kernel, w_ih)->data,                                                           \
-        .w_hh = ARG(kernel, w_hh)->data,                                                           \
-        .b_ih = ARG(kernel, b_ih)->data,                                                           \
-        .b_hh = ARG(kernel, b_hh)->data,                                                           \
-        .y = ARG(kernel, y)->data,                                                                 \
-        .relu = PAR(kernel, relu).i != 0,                                                          \
-    }
-
-static char *take_order(rnn *w, char *at) {
-    w->q.order = TAKE(&at, int64_t, w->q.n);
-    w->q.counts = TAKE(&at, int64_t, w->q.steps + 1);
-    w->zero = TAKE(&at, T, w->h);
-    return at;
+static layer layer_of_bwd(const pn_call *c) {
+    layer w = LAYER(rnn_bwd, 1);
+    w.relu = PAR(rnn_bwd, relu).i != 0;
+    SET_GRADS(rnn_bwd, w);
+    return w;
 }
 
 /* ---- forward ------------------------------------------------------------------------------------ */
 
 static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
-    const rnn *w = arg;
+    const layer *w = arg;
     const panels *p = &w->of_h;
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
@@ -79,15 +51,7 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
         }
 }
 
-/* x W_ihᵀ + b of all steps, into y */
-static pn_gemm_args of_all_x(const rnn *w) {
-    pn_gemm_args g = gemm_of(w->q.steps * w->q.n, w->h, w->in, rows_of(w->x, w->in),
-                             turned(w->w_ih, w->in), rows_of(w->y, w->h));
-    g.bias = (pn_mat){.p = w->bias, .cs = 1};
-    return g;
-}
-
-static char *lay_forward(rnn *w, char *at) {
+static char *lay_forward(layer *w, char *at) {
     at = take_order(w, at);
     w->direct = w->q.steps * w->q.n <= DIRECT;
     w->of_x = panels_of(w->w_ih, w->in, 1, w->in, 1, w->h);
@@ -95,19 +59,17 @@ static char *lay_forward(rnn *w, char *at) {
     w->bias = TAKE(&at, T, w->h);
     if (!w->direct) w->of_h.packed = TAKE(&at, T, packed_size(&w->of_h));
     w->scratch = at;
-    return w->direct ? at : at + multiply(NULL, of_all_x(w), 0, NULL);
+    return w->direct ? at : at + multiply(NULL, of_all_x(w, w->h, w->y, w->h), 0, NULL);
 }
 
 PN_FN(rnn_fwd) {
-    SET(rnn_fwd);
+    layer w = layer_of_fwd(c);
     seq *q = &w.q;
     lay_forward(&w, ARG(rnn_fwd, scratch)->data);
-    if (!arrange(c, q, PNA_rnn_fwd_lengths)) return;
-    memset((T *)w.zero, 0, (size_t)w.h * sizeof(T));
-    for (int64_t e = 0; e < w.h; e++)
-        w.bias[e] = (w.b_ih ? w.b_ih[e] : 0) + (w.b_hh ? w.b_hh[e] : 0);
+    if (!begin(c, &w, PNA_rnn_fwd_lengths)) return;
+    sum_biases(&w, w.h);
     if (!w.direct) {
-        multiply(c, of_all_x(&w), 0, w.scratch);
+        multiply(c, of_all_x(&w, w.h, w.y, w.h), 0, w.scratch);
         pack(c, &w.of_h);
     }
     clear_absent(q, w.y, w.h, w.h);
@@ -119,14 +81,14 @@ PN_FN(rnn_fwd) {
 }
 
 PN_SCRATCH_FN(rnn_fwd) {
-    SET(rnn_fwd);
+    layer w = layer_of_fwd(c);
     return (int64_t)(uintptr_t)lay_forward(&w, NULL);
 }
 
 /* ---- backward ----------------------------------------------------------------------------------- */
 
 static void backward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m) {
-    const rnn *w = arg;
+    const layer *w = arg;
     const panels *p = &w->of_h;
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
@@ -140,52 +102,23 @@ static void backward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m
         }
 }
 
-/* What the last products of backward compute, where it is wanted; or, where no call is given, the scratch
- * that they need. */
-static int64_t last_products(pn_call *c, const pn_call *args, const rnn *w) {
-#define WANTED(x) ((T *)args->arg[PNA_rnn_bwd_##x].data)
-#define DO(...) need = pn_max(need, multiply(c, __VA_ARGS__, w->scratch))
-    const seq *q = &w->q;
-    const int64_t rows = q->steps * q->n, in = w->in, h = w->h;
-    const T *first = first_of(q, w->da, h, w->apart);
-    int64_t need = 0;
-    if (WANTED(dx))
-        DO(gemm_of(rows, in, h, rows_of(w->da, h), rows_of(w->w_ih, in), rows_of(WANTED(dx), in)), 0);
-    if (WANTED(dw_ih))
-        DO(gemm_of(h, in, rows, turned(w->da, h), rows_of(w->xs, in), rows_of(WANTED(dw_ih), in)), 0);
-    if (WANTED(dw_hh))
-        need = pn_max(need, grad_by_h(c, q, WANTED(dw_hh), w->da, first, h, h, w->y, w->h0, h, w->scratch));
-    T *db = WANTED(db_ih) ? WANTED(db_ih) : WANTED(db_hh);
-    if (db) DO(sum_of(db, w->da, h, rows, h), 0);
-    if (WANTED(dh0) && rows) /* it holds what sequences without a step give */
-        DO(gemm_of(q->n, h, h, rows_of(first, h), rows_of(w->w_hh, h), rows_of(WANTED(dh0), h)), 1);
-    return need;
-}
-
-static char *lay_backward(const pn_call *c, rnn *w, char *at) {
+static char *lay_backward(layer *w, char *at) {
     const int64_t rows = w->q.steps * w->q.n;
     at = take_order(w, at);
     w->da = TAKE(&at, T, rows * w->h);
     w->of_h = panels_of(w->w_hh, 1, w->h, w->h, 1, w->h);
     w->of_h.packed = TAKE(&at, T, packed_size(&w->of_h));
-    w->xs = (T *)w->x;
-    if (w->q.len) {
-        w->xs = TAKE(&at, T, rows * w->in);
-        w->apart = TAKE(&at, T, w->q.n * w->h);
-    }
+    at = take_absent(w, at, w->h);
     w->scratch = at;
-    return at + last_products(NULL, c, w);
+    return at + last_products(NULL, w, w->h);
 }
 
 PN_FN(rnn_bwd) {
-    SET(rnn_bwd);
+    layer w = layer_of_bwd(c);
     seq *q = &w.q;
-    T *dh0 = ARG(rnn_bwd, dh0)->data, *db_ih = ARG(rnn_bwd, db_ih)->data,
-      *db_hh = ARG(rnn_bwd, db_hh)->data;
-    const T *dhn = ARG(rnn_bwd, dhn)->data;
-    lay_backward(c, &w, ARG(rnn_bwd, scratch)->data);
-    w.g = (grads){ARG(rnn_bwd, dy)->data, w.da, dhn, w.h, w.h, 0};
-    if (!arrange(c, q, PNA_rnn_bwd_lengths)) return;
+    lay_backward(&w, ARG(rnn_bwd, scratch)->data);
+    w.g = (grads){ARG(rnn_bwd, dy)->data, w.da, ARG(rnn_bwd, dhn)->data, w.h, w.h, 0};
+    if (!begin(c, &w, PNA_rnn_bwd_lengths)) return;
     if (q->steps > 1) pack(c, &w.of_h);
     clear_absent(q, w.da, w.h, w.h);
     copy_present(q, w.xs, w.x, w.in);
@@ -194,14 +127,12 @@ PN_FN(rnn_bwd) {
         run_step(c, backward, &w, &w.of_h, t, q->counts[t]);
     }
     gather_first(q, w.apart, w.da, w.h);
-    if (dh0) start_without_steps(q, dh0, dhn, w.h);
-    last_products(c, c, &w);
-    if (db_ih && db_hh) memcpy(db_hh, db_ih, (size_t)w.h * sizeof(T));
+    last_products(c, &w, w.h);
 }
 
 PN_SCRATCH_FN(rnn_bwd) {
-    SET(rnn_bwd);
-    return (int64_t)(uintptr_t)lay_backward(c, &w, NULL);
+    layer w = layer_of_bwd(c);
+    return (int64_t)(uintptr_t)lay_backward(&w, NULL);
 }
 
 #endif

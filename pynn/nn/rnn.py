@@ -37,6 +37,9 @@ class _Recurrent(Module):
         self.register_parameter(name, Parameter(_core.empty(shape, dtype or np.float32)) if wanted else None)
 
 
+_GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
+
+
 class RNNBase(_Recurrent):
     """Layers of recurrent ops, in one direction or both: what RNN, LSTM and GRU share.
 
@@ -44,8 +47,6 @@ class RNNBase(_Recurrent):
         mode: "RNN_TANH", "RNN_RELU", "LSTM" or "GRU".
         The others as for LSTM.
     """
-
-    GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "LSTM": 4, "GRU": 3}
 
     def __init__(
         self,
@@ -62,8 +63,8 @@ class RNNBase(_Recurrent):
     ):
         super().__init__()
         name = self._get_name()
-        if mode not in self.GATES:
-            raise ValueError(f"{name}: argument 'mode': expected one of {', '.join(self.GATES)}, got {mode!r}")
+        if mode not in _GATES:
+            raise ValueError(f"{name}: argument 'mode': expected one of {', '.join(_GATES)}, got {mode!r}")
         self._check_sizes(input_size=input_size, hidden_size=hidden_size, num_layers=num_layers)
         if not 0 <= dropout <= 1:
             raise ValueError(f"{name}: argument 'dropout': expected 0 <= dropout <= 1, got {dropout}")
@@ -72,12 +73,14 @@ class RNNBase(_Recurrent):
                 f"{name}: argument 'proj_size': expected 0 <= proj_size < hidden_size {hidden_size}, got {proj_size}"
             )
         if proj_size and mode != "LSTM":
-            raise ValueError(f"{name}: argument 'proj_size': expected 0, as only LSTM has a projection, got {proj_size}")
+            raise ValueError(
+                f"{name}: argument 'proj_size': expected 0, as only LSTM has a projection, got {proj_size}"
+            )
         self.mode, self.input_size, self.hidden_size, self.num_layers = mode, input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, float(dropout)
         self.bidirectional, self.proj_size = bidirectional, proj_size
         self._names = []
-        rows, width = self.GATES[mode] * hidden_size, proj_size or hidden_size
+        rows, width = _GATES[mode] * hidden_size, proj_size or hidden_size
         for layer in range(num_layers):
             size = input_size if layer == 0 else width * (2 if bidirectional else 1)
             for suffix in ("", "_reverse") if bidirectional else ("",):

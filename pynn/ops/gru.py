@@ -85,7 +85,7 @@ gru = Op(
     errors=_errors(), samples=_samples, valid={"lengths": "0 <= value <= T"}, flops="6*T*N*H*I + 6*T*N*H*H",
     doc="r, z = σ(x_t·w_ihᵀ + b_ih + h·w_hhᵀ + b_hh), in the order r, z, n; n = tanh(x_t·w_inᵀ + b_in + r·q), "
         "q = h·w_hnᵀ + b_hn, or, where not `reset_after`, n = tanh(x_t·w_inᵀ + b_in + q·w_hnᵀ + b_hn), q = r·h; "
-        "h = (1 − z)·n + z·h; y_t = h. From the last step on with `reverse`. Where lengths are given, sequence n has the "
-        "steps below lengths[n]; y is 0 beyond. saved is what backward needs. Source: Cho et al. 2014; S3 §9.3, whose "
-        "z is 1 − z here, as in PyTorch.",
+        "h = (1 − z)·n + z·h; y_t = h. From the last step on with `reverse`. Where lengths are given, sequence n has "
+        "the steps below lengths[n]; y is 0 beyond. saved is what backward needs. Source: Cho et al. 2014; S3 §9.3, "
+        "whose z is 1 − z here, as in PyTorch.",
 )  # fmt: skip

@@ -10,7 +10,7 @@ __all__ = ["lstm"]
 
 
 def _shape(shapes, reverse):
-    x, h0, c0, w_ih, w_hh, *_, w_hr, lengths = shapes
+    x, w_hh, w_hr = shapes[0], shapes[4], shapes[7]
     if w_hh[0] % 4:
         raise shape_error("lstm", "w_hh", "[4H,P]", w_hh)
     hidden, width = w_hh[0] // 4, w_hh[1]

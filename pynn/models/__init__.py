@@ -1,0 +1,3 @@
+"""Whole models."""
+
+from .lstm_classifier import LSTMClassifier
