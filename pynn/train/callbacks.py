@@ -8,7 +8,7 @@ Points, in the order in which they come; `run` is the pynn.train.Run, which tell
 
     on_fit_begin    before the first step of fit or resume
     on_epoch_begin  before an epoch; run.epoch epochs lie behind
-    on_batch_end    after a batch was differentiated: run.loss, run.output, run.target
+    on_batch_end    after a batch was differentiated: run.loss, run.input, run.output, run.target
     on_step_end     after the parameters changed: run.step steps lie behind; gradients are still there
     on_epoch_end    after validation and history: run.figures; run.epoch counts this epoch
     on_fit_end      after the last epoch, or after run.stop()

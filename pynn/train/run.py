@@ -21,7 +21,7 @@ class Run:
         trainer, model, optimizer: what is trained, by what.
         epochs: how many were asked for; epoch: whole ones so far; batch: batches of the next one so far.
         step: updates of the parameters in this run.
-        loss, output, target: of the last batch.
+        loss, input, output, target: of the last batch.
         figures: what the last whole epoch measured; history: of all epochs.
         stopped: why it ended early; None where it did not.
     """
@@ -42,6 +42,7 @@ class Run:
         self.data: list = []  # what was fitted: shapes and dtypes
         self.held: list = []  # gradients by rows of the batches before in the step; dense ones are in .grad
         self.loss: float | None = None
+        self.input: Any = None
         self.output: Any = None
         self.target: Any = None
 
