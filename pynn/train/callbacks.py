@@ -125,7 +125,7 @@ class EarlyStopping(Callback):
         patience: epochs without improvement that are borne.
         min_delta: less than this is no improvement.
         mode: "min", "max", or "auto": "max" for metrics that are better when larger, "min" for losses and errors.
-        restore_best: at the end, load the parameters and buffers of the best epoch.
+        restore_best: at the end, give back the parameters and buffers of the best epoch, and their running means.
 
     Raises:
         ValueError: arguments out of range; KeyError: history has no such figure.
@@ -167,7 +167,7 @@ class EarlyStopping(Callback):
         if self.best is None or sign * value < sign * self.best - self.min_delta:
             self.best, self.best_epoch, self.bad_epochs = value, run.epoch, 0
             if self.restore_best:
-                self._weights = run.model.state_dict()
+                self._weights = run.weights()
         else:
             self.bad_epochs += 1
             if self.bad_epochs > self.patience:
@@ -175,7 +175,7 @@ class EarlyStopping(Callback):
 
     def on_fit_end(self, run):
         if self.restore_best and self._weights is not None:
-            run.model.load_state_dict(self._weights)
+            run.set_weights(self._weights)
 
     def state_dict(self):
         return {

@@ -5,6 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..tensor import tensor
 from .history import History
 from .totals import Totals
 
@@ -77,6 +80,18 @@ class Run:
         """ "max" or "min": what is better of a figure of history."""
         name = name.removeprefix("val_")
         return next((m.better for m in self.trainer.metrics if m.name == name), "min")
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of the model's parameters and buffers, and of the running means where there are some."""
+        means = (self.trainer._average or {}).values()
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        return {**found, **{f"average.{k}": m.numpy_copy() for k, m in enumerate(means)}}
+
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Writes what weights() gave."""
+        self.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
+        for k, mean in enumerate((self.trainer._average or {}).values()):
+            mean.copy_(tensor(weights[f"average.{k}"]))
 
     def state(self) -> dict[str, Any]:
         """All of it but the model and the optimizer, as plain values and arrays."""
