@@ -1,6 +1,7 @@
 """Models in files: what comes back, and what is said about files that are no good."""
 
 import ast
+import inspect
 import json
 import os
 import shutil
@@ -131,6 +132,26 @@ def test_a_model_goes_through_a_file(name, tmp_path):
     through_file(back, tmp_path / "again.safetensors")
     assert (tmp_path / "m.safetensors").stat().st_size == (tmp_path / "again.safetensors").stat().st_size
     assert sorted(f.name for f in tmp_path.iterdir()) == ["again.safetensors", "m.safetensors"]
+
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList)
+CLASSES = sorted(
+    (c for c in vars(nn).values() if isinstance(c, type) and issubclass(c, nn.Module) and c not in CONTAINERS),
+    key=lambda c: c.__name__,
+)
+
+
+def sample_of(cls):
+    """An instance of any class of pynn.nn: 4 for what it must be told, a layer where it asks for one."""
+    known = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty and p.kind <= 1]
+    layers = {"encoder_layer": "TransformerEncoderLayer", "decoder_layer": "TransformerDecoderLayer"}
+    return cls(*[sample_of(getattr(nn, layers[p.name])) if p.name in layers else 4 for p in known])
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda c: c.__name__)
+def test_every_class_goes_through_a_file(cls, tmp_path):
+    back = through_file(nn.Sequential(sample_of(cls).eval()), tmp_path / "m")
+    assert type(back[0]) is cls
 
 
 def test_what_comes_back_computes_the_same(tmp_path):

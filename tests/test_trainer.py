@@ -1,9 +1,12 @@
 """Trainer, DataLoader, History, weights in files: what they do, and what they say to bad input."""
 
+import contextlib
 import copy
+import os
 import subprocess
 import sys
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -454,6 +457,30 @@ def test_progress_shows_figures(capsys):
         assert part in text
     classifier().fit(X, Y, epochs=1, progress=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="makes a terminal")
+def test_a_terminal_gets_a_bar():
+    import pty
+
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_trainer import X, Y, classifier
+classifier().fit(X, Y, epochs=300, validation_data=(X, Y))
+"""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    text = b""
+    with contextlib.suppress(OSError):  # how a terminal ends
+        while part := os.read(terminal, 65536):
+            text += part
+    assert os.waitpid(pid, 0)[1] == 0, text.decode()
+    drawn = text.decode().replace("\n", "\r").split("\r")
+    assert len(drawn) > 2
+    last = [line for line in drawn if line.strip()][-1]
+    for words in ("epoch 300/300", "100%", "1200/1200", "step/s", "loss=", "accuracy="):
+        assert words in last, last
 
 
 def test_training_imports_neither_scipy_nor_matplotlib():

@@ -337,6 +337,9 @@ def test_early_stopping_gives_the_best_weights_back():
         assert (t.run.epoch, stopping.best_epoch) == (epochs, best)
         np.testing.assert_array_equal(weights(t), kept[best - 1])
         assert (t.run.stopped is None) == (epochs == 7)
+    t = trainer_of(ema=0.3)
+    fit(t, X, Y, epochs=9, validation_data=(X, Y), callbacks=[EarlyStopping(mode="max")])
+    assert t.evaluate(X, Y)["loss"] == pytest.approx(max(t.history["val_loss"]), rel=1e-6), "the best means are back"
     t = trainer_of()
     fit(t, X, Y, epochs=20, validation_split=0.3, callbacks=[EarlyStopping("val_accuracy", patience=2)])
     with pytest.raises(KeyError, match=r"history has no 'val_loss'.*needs validation_data"):

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..arrays import real_array
 from ..random import default_generator, stream_of
 from ..tensor import Tensor, from_numpy
-from .arrays import real_array
 from .prefetch import prefetched
 from .samplers import RandomSampler
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .. import _core
+from ..arrays import check_finite, real_array
 from ..random import default_generator, stream_of
 from ..tensor import Tensor
-from .arrays import check_finite, real_array
 from .prefetch import prefetched
 
 __all__ = ["SequenceLoader", "pad_sequences"]

@@ -53,3 +53,4 @@ from .resize2d import (
     ZeroPad2d,
 )
 from .rnn import RNN, RNNBase, RNNCell
+from .scaling import Normalize, Standardize

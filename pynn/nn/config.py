@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -111,7 +110,6 @@ def _described(module: Module, tensors, name: str, path: str, seen: dict[int, st
     }
 
 
-@cache
 def _defaults(cls: type) -> dict[str, Any]:
     """The defaults of a constructor that are numbers and text, as JSON, and that modules begin in training."""
     found: dict[str, Any] = {"training": True}

@@ -151,6 +151,19 @@ class Module:
 
         return Session(self, **options)
 
+    def summary(self, *inputs):
+        """Parameters, floating-point operations and bytes of activations of each layer, of one forward pass.
+
+        Args:
+            inputs: what forward takes: tensors, arrays, or shapes, for which zeros stand.
+
+        Returns:
+            a Summary: a list of rows that prints as a table, with parameters, trained, flops and nbytes in all.
+        """
+        from .summary import summary_of
+
+        return summary_of(self, inputs)
+
     def register_forward_hook(self, hook: Callable, *, prepend: bool = False, with_kwargs: bool = False):
         """Calls hook(module, args, output) after forward; what it returns, if not None, replaces the output.
 

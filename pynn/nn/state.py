@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,10 +56,19 @@ def checked_state(
     return values, missing, unexpected
 
 
-@cache
+_SIGNATURES: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
 def parameters_of(cls: type) -> dict[str, inspect.Parameter]:
-    """The parameters of a class's constructor."""
-    return dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+    """The parameters of a class's constructor; none where it does not tell them."""
+    found = _SIGNATURES.get(cls)
+    if found is None:
+        try:
+            found = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
+        except (TypeError, ValueError):
+            found = {}
+        _SIGNATURES[cls] = found
+    return found
 
 
 def recorded(cls: type, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

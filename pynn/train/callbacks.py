@@ -8,7 +8,7 @@ Points, in the order in which they come; `run` is the pynn.train.Run, which tell
 
     on_fit_begin    before the first step of fit or resume
     on_epoch_begin  before an epoch; run.epoch epochs lie behind
-    on_batch_end    after a batch was differentiated: run.loss, run.output, run.target
+    on_batch_end    after a batch was differentiated: run.loss, run.input, run.output, run.target
     on_step_end     after the parameters changed: run.step steps lie behind; gradients are still there
     on_epoch_end    after validation and history: run.figures; run.epoch counts this epoch
     on_fit_end      after the last epoch, or after run.stop()
@@ -125,7 +125,7 @@ class EarlyStopping(Callback):
         patience: epochs without improvement that are borne.
         min_delta: less than this is no improvement.
         mode: "min", "max", or "auto": "max" for metrics that are better when larger, "min" for losses and errors.
-        restore_best: at the end, load the parameters and buffers of the best epoch.
+        restore_best: at the end, give back the parameters and buffers of the best epoch, and their running means.
 
     Raises:
         ValueError: arguments out of range; KeyError: history has no such figure.
@@ -167,7 +167,7 @@ class EarlyStopping(Callback):
         if self.best is None or sign * value < sign * self.best - self.min_delta:
             self.best, self.best_epoch, self.bad_epochs = value, run.epoch, 0
             if self.restore_best:
-                self._weights = run.model.state_dict()
+                self._weights = run.weights()
         else:
             self.bad_epochs += 1
             if self.bad_epochs > self.patience:
@@ -175,7 +175,7 @@ class EarlyStopping(Callback):
 
     def on_fit_end(self, run):
         if self.restore_best and self._weights is not None:
-            run.model.load_state_dict(self._weights)
+            run.set_weights(self._weights)
 
     def state_dict(self):
         return {

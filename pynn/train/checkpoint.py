@@ -121,6 +121,7 @@ def load_checkpoint(trainer: Trainer, path: str | os.PathLike) -> None:
     arrays = {name[len(PREFIX) :]: a for name, a in tensors.items() if name.startswith(PREFIX)}
     arrays.update({name: arrays[first] for name, first in form["model"]["tied"].items()})
     _check(trainer, state, arrays)
+    run = None if state["run"] is None else Run.of_state(trainer, state["run"])
     if trainer.optimizer is not None:
         trainer.optimizer.load_state_dict(state["optimizer"])  # checks, then changes
     trainer.model.load_state_dict(arrays)
@@ -128,7 +129,7 @@ def load_checkpoint(trainer: Trainer, path: str | os.PathLike) -> None:
         trainer.schedule.load_state_dict(state["schedule"])
     for mean, value in zip((trainer._average or {}).values(), state["average"] or ()):
         mean.copy_(tensor(value))
-    trainer.run = None if state["run"] is None else Run.of_state(trainer, state["run"])
+    trainer.run = run
     trainer._loaded_callbacks = state["callbacks"]
     trainer.steps = state["steps"]
     if trainer._generator is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 from typing import Any
 
@@ -23,6 +25,34 @@ class History(dict):
     def epochs(self) -> int:
         """The number of epochs seen."""
         return len(self.get("loss", ()))
+
+    def frame(self):
+        """The figures as a pandas DataFrame: a row an epoch, from 1 on, a column a figure.
+
+        Raises:
+            ImportError: without pandas.
+        """
+        try:
+            import pandas
+        except ImportError as e:
+            raise ImportError("History.frame needs pandas: pip install pandas") from e
+        return pandas.DataFrame(dict(self), index=pandas.RangeIndex(1, self.epochs + 1, name="epoch"))
+
+    def csv(self, path: str | os.PathLike) -> None:
+        """Writes a table: epoch and the figures, a line an epoch, every digit of them."""
+        with open(path, "w", newline="", encoding="utf-8") as f:
+            table = csv.writer(f)
+            table.writerow(["epoch", *self])
+            table.writerows(zip(range(1, self.epochs + 1), *self.values(), strict=True))
+
+    def json(self, path: str | os.PathLike | None = None) -> str:
+        """{figure: [numbers]} as text, written to path where one is given; NaN and infinities become null."""
+        finite = {k: [v if v - v == 0 else None for v in values] for k, values in self.items()}
+        text = json.dumps(finite, indent=1, allow_nan=False)
+        if path is not None:
+            with open(path, "w", encoding="utf-8") as f:
+                f.write(text + "\n")
+        return text
 
     def plot(self, path_or_ax: Any = None):
         """Draws the curves: the loss, and each metric, of training and validation.
@@ -46,7 +76,7 @@ class History(dict):
         if path_or_ax is not None and not isinstance(path_or_ax, (str, os.PathLike)):
             self._draw(path_or_ax, "loss")
             return path_or_ax.figure
-        names = [n for n in self if n != "seconds" and not n.startswith("val_")]
+        names = self.panels()
         if path_or_ax is None:
             from matplotlib import pyplot
 
@@ -58,6 +88,10 @@ class History(dict):
         if path_or_ax is not None:
             figure.savefig(path_or_ax, dpi=150)
         return figure
+
+    def panels(self) -> list[str]:
+        """The figures that get a picture of their own."""
+        return [n for n in self if n != "seconds" and not n.startswith("val_")]
 
     def _draw(self, ax, name: str) -> None:
         """One panel: the curve of training and, where there is one, of validation."""

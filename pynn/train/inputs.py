@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..data.arrays import check_finite, real_array
+from ..arrays import check_finite, real_array
 from ..data.loader import DataLoader, TensorDataset
 from ..nn.module import Module
 from ..tensor import Tensor

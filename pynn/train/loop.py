@@ -205,7 +205,7 @@ class _Loop:
     def _note(self, value: float, x, y, t, w) -> None:
         run = self.run
         run.totals.add(value, y, t, _samples(x), None if w is None else _sum(w))
-        run.loss, run.output, run.target = value, y, t
+        run.loss, run.input, run.output, run.target = value, x, y, t
         run.seconds = perf_counter() - self.started
         self.shown.step(run.totals)
 

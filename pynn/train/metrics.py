@@ -204,33 +204,22 @@ def area(scores: np.ndarray, positive: np.ndarray) -> float:
     return float((rank[inverse][positive].sum() - n_yes * (n_yes + 1) / 2) / (n_yes * n_no))
 
 
-class MAE(_Sums):
-    """Mean absolute error."""
+class Errors(_Sums):
+    """The mean absolute error, or the root of the mean squared one."""
 
-    name, better, exact = "mae", "min", False
+    better, exact = "min", False
 
-    def __init__(self):
+    def __init__(self, name: str):
+        self.name, self._of = name, {"mae": np.abs, "rmse": np.square}[name]
         self.reset()
 
     def update(self, output, target):
-        self.total += float(np.abs(np.subtract(output, target, dtype=np.float64)).sum())
-        self.count += output.size
-
-
-class RMSE(_Sums):
-    """Root of the mean squared error."""
-
-    name, better, exact = "rmse", "min", False
-
-    def __init__(self):
-        self.reset()
-
-    def update(self, output, target):
-        self.total += float(np.square(np.subtract(output, target, dtype=np.float64)).sum())
+        self.total += float(self._of(np.subtract(output, target, dtype=np.float64)).sum())
         self.count += output.size
 
     def value(self):
-        return math.sqrt(super().value())
+        mean = super().value()
+        return math.sqrt(mean) if self.name == "rmse" else mean
 
 
 class R2(Metric):
@@ -293,7 +282,7 @@ class OfEpoch(Metric):
 
 
 OF_CLASSES = ("accuracy", "precision", "recall", "f1", "auc")
-OF_NUMBERS = {"mae": MAE, "rmse": RMSE, "r2": R2}
+OF_NUMBERS = ("mae", "rmse", "r2")
 METRICS = (*OF_CLASSES, "top5", *OF_NUMBERS)
 
 
@@ -327,5 +316,5 @@ def _metric(m, loss, classifies: bool) -> Metric:
             return TopK(classes, int(m[3:]))
         return {"accuracy": Accuracy, "auc": AUC}[m](classes) if m in ("accuracy", "auc") else FromCounts(classes, m)
     if m in OF_NUMBERS:
-        return OF_NUMBERS[m]()
+        return R2() if m == "r2" else Errors(m)
     raise ValueError(f"Trainer: argument 'metrics': expected names of {', '.join(METRICS)}, or functions, got {m!r}")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from time import perf_counter
 
 __all__ = ["Progress"]
 
 REFRESH = 0.1  # seconds between two looks at the figures; a step must not pay for text
+WIDTH, HEIGHT = 100, 24  # of a terminal that does not tell its own
 EVERY = 1.0  # seconds between two lines of a log
 
 
@@ -33,8 +35,16 @@ class Progress:
             else:
                 from tqdm import tqdm
 
-            total = epochs * steps or None
-            self._bar = tqdm(total=total, initial=done * steps, unit="step", dynamic_ncols=True, mininterval=REFRESH)
+            total, known = epochs * steps or None, _has_width()
+            self._bar = tqdm(
+                total=total,
+                initial=done * steps,
+                unit="step",
+                dynamic_ncols=known,
+                ncols=None if known else WIDTH,
+                nrows=None if known else HEIGHT,
+                mininterval=REFRESH,
+            )
         elif shown and sys.stderr is not None:
             self._log = True
             self._began = perf_counter()
@@ -91,6 +101,14 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._pending)
             self._bar.close()
+
+
+def _has_width() -> bool:
+    """Whether the terminal says how wide it is; a bar of no width would be none."""
+    try:
+        return _notebook() or os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 def _notebook() -> bool:

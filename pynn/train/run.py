@@ -5,6 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..tensor import tensor
 from .history import History
 from .totals import Totals
 
@@ -21,7 +24,7 @@ class Run:
         trainer, model, optimizer: what is trained, by what.
         epochs: how many were asked for; epoch: whole ones so far; batch: batches of the next one so far.
         step: updates of the parameters in this run.
-        loss, output, target: of the last batch.
+        loss, input, output, target: of the last batch.
         figures: what the last whole epoch measured; history: of all epochs.
         stopped: why it ended early; None where it did not.
     """
@@ -42,6 +45,7 @@ class Run:
         self.data: list = []  # what was fitted: shapes and dtypes
         self.held: list = []  # gradients by rows of the batches before in the step; dense ones are in .grad
         self.loss: float | None = None
+        self.input: Any = None
         self.output: Any = None
         self.target: Any = None
 
@@ -76,6 +80,18 @@ class Run:
         """ "max" or "min": what is better of a figure of history."""
         name = name.removeprefix("val_")
         return next((m.better for m in self.trainer.metrics if m.name == name), "min")
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Copies of the model's parameters and buffers, and of the running means where there are some."""
+        means = (self.trainer._average or {}).values()
+        found = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        return {**found, **{f"average.{k}": m.numpy_copy() for k, m in enumerate(means)}}
+
+    def set_weights(self, weights: dict[str, np.ndarray]) -> None:
+        """Writes what weights() gave."""
+        self.model.load_state_dict({k[6:]: v for k, v in weights.items() if k.startswith("model.")})
+        for k, mean in enumerate((self.trainer._average or {}).values()):
+            mean.copy_(tensor(weights[f"average.{k}"]))
 
     def state(self) -> dict[str, Any]:
         """All of it but the model and the optimizer, as plain values and arrays."""

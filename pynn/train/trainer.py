@@ -371,7 +371,10 @@ class Trainer:
             return None
         if y is None:
             raise ValueError(f"{what}: batches bring their own weights: expected no sample_weight or class_weight")
-        labels = np.asarray(y)
+        several = isinstance(y, (tuple, Mapping))
+        if several and class_weight is not None:
+            raise ValueError(f"{what}: argument 'class_weight': expected one target, got several")
+        labels = np.asarray(next(iter(y.values())) if isinstance(y, Mapping) else y[0] if several else y)
         w = np.ones(len(labels)) if sample_weight is None else checked_weights(what, sample_weight, len(labels))
         if class_weight is not None:
             w = w * class_weights(labels, class_weight)

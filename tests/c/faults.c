@@ -22,22 +22,14 @@ long fault_arm(int what, long n, int error) /* n = 0 counts only; returns the ca
     return before;
 }
 
-void fault_disarm(void)
-{
-    armed = 0;
-}
+void fault_disarm(void) { armed = 0; }
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-static int due(void)
-{
-    return armed && ++seen == at;
-}
+static int due(void) { return armed && ++seen == at; }
 
-static int killed_before(void)
-{
-    if (mode == 'k')
-        kill(getpid(), SIGKILL);
+static int killed_before(void) {
+    if (mode == 'k') kill(getpid(), SIGKILL);
     return mode == 'e' || mode == 's';
 }
 
@@ -49,13 +41,11 @@ static int killed_before(void)
             return -1;                                                                             \
         }                                                                                          \
         __typeof__(real) r = real;                                                                 \
-        if (now && mode == 'K')                                                                    \
-            kill(getpid(), SIGKILL);                                                               \
+        if (now && mode == 'K') kill(getpid(), SIGKILL);                                           \
         return r;                                                                                  \
     } while (0)
 
-ssize_t write(int fd, const void *p, size_t n)
-{
+ssize_t write(int fd, const void *p, size_t n) {
     if (armed && mode == 's' && seen + 1 == at && n > 1) { /* a short write, then the fault */
         at++, seen++;
         return REAL(write)(fd, p, n / 2);
@@ -63,58 +53,32 @@ ssize_t write(int fd, const void *p, size_t n)
     GUARDED(REAL(write)(fd, p, n));
 }
 
-ssize_t writev(int fd, const struct iovec *v, int n)
-{
-    GUARDED(REAL(writev)(fd, v, n));
-}
+ssize_t writev(int fd, const struct iovec *v, int n) { GUARDED(REAL(writev)(fd, v, n)); }
 
-int fsync(int fd)
-{
-    GUARDED(REAL(fsync)(fd));
-}
+int fsync(int fd) { GUARDED(REAL(fsync)(fd)); }
 
-int rename(const char *a, const char *b)
-{
-    GUARDED(REAL(rename)(a, b));
-}
+int rename(const char *a, const char *b) { GUARDED(REAL(rename)(a, b)); }
 
-int link(const char *a, const char *b)
-{
-    GUARDED(REAL(link)(a, b));
-}
+int link(const char *a, const char *b) { GUARDED(REAL(link)(a, b)); }
 
-int unlink(const char *a)
-{
-    GUARDED(REAL(unlink)(a));
-}
+int unlink(const char *a) { GUARDED(REAL(unlink)(a)); }
 
-int ftruncate(int fd, off_t n)
-{
-    GUARDED(REAL(ftruncate)(fd, n));
-}
+int ftruncate(int fd, off_t n) { GUARDED(REAL(ftruncate)(fd, n)); }
 
-static int opened(const char *name, const char *path, int flags, mode_t m)
-{
+static int opened(const char *name, const char *path, int flags, mode_t m) {
     int (*real)(const char *, int, ...) = (int (*)(const char *, int, ...))dlsym(RTLD_NEXT, name);
-    if (!(flags & (O_WRONLY | O_RDWR)))
-        return real(path, flags, m);
+    if (!(flags & (O_WRONLY | O_RDWR))) return real(path, flags, m);
     GUARDED(real(path, flags, m));
 }
 
-int open(const char *path, int flags, ...)
-{
-    va_list args;
-    va_start(args, flags);
-    mode_t m = va_arg(args, mode_t);
-    va_end(args);
-    return opened("open", path, flags, m);
-}
+#define OPENS(name)                                                                                \
+    int name(const char *path, int flags, ...) {                                                   \
+        va_list args;                                                                              \
+        va_start(args, flags);                                                                     \
+        mode_t m = va_arg(args, mode_t);                                                           \
+        va_end(args);                                                                              \
+        return opened(#name, path, flags, m);                                                      \
+    }
 
-int open64(const char *path, int flags, ...)
-{
-    va_list args;
-    va_start(args, flags);
-    mode_t m = va_arg(args, mode_t);
-    va_end(args);
-    return opened("open64", path, flags, m);
-}
+OPENS(open)
+OPENS(open64)

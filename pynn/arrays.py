@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..tensor import Tensor
+from .tensor import Tensor
 
 __all__ = ["check_finite", "real_array"]
 
