@@ -39,7 +39,7 @@ from .tensor import Tensor, from_dlpack, from_numpy, tensor
 globals().update(ops.FUNCTIONS)  # pynn.add, pynn.exp, pynn.sum, pynn.cat, …
 
 # loaded when first asked for, so that `import pynn` costs little more than `import numpy`
-_LAZY = ("data", "nn", "optim", "train")
+_LAZY = ("data", "models", "nn", "optim", "train")
 _LAZY_NAMES = {"Session": "session"}
 
 

@@ -1,0 +1,6 @@
+"""Models to begin with. Where torchvision has one, its parameters have the same names and shapes."""
+
+from .autoencoder import ConvAutoencoder
+from .lenet import LeNet
+from .resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
+from .unet import UNet
