@@ -32,6 +32,7 @@ from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
 from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from .lstm import LSTM, LSTMCell
+from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, DiceLoss, IoULoss, L1Loss, MSELoss
 from .module import Module, Parameter
 from .pool2d import (
     AdaptiveAvgPool1d,

@@ -6,7 +6,7 @@ from ..tensor import Tensor, tensor
 from . import functional as F
 from .module import Module
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "L1Loss", "MSELoss"]
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceLoss", "IoULoss", "L1Loss", "MSELoss"]
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -107,3 +107,27 @@ class BCEWithLogitsLoss(_Loss):
         return F.binary_cross_entropy_with_logits(
             input, target, weight=self.weight, reduction=self.reduction, pos_weight=self.pos_weight
         )
+
+
+class DiceLoss(_Loss):
+    """1 − (2 Σ p·t + smooth)/(Σ p + Σ t + smooth) of probabilities (N, C, …) and masks, for each item and channel.
+
+    Source: S1 §1.2.6; Milletari, Navab and Ahmadi, arXiv 1606.04797.
+    """
+
+    def __init__(self, smooth: float = 1.0, *, reduction: str = "mean"):
+        super().__init__(reduction)
+        self.smooth = smooth
+
+    def forward(self, input, target):
+        return F.dice_loss(input, target, self.smooth, self.reduction)
+
+
+class IoULoss(DiceLoss):
+    """1 − (Σ p·t + smooth)/(Σ p + Σ t − Σ p·t + smooth): the soft Jaccard loss; otherwise as DiceLoss.
+
+    Source: S1 §1.2.6; Rahman and Wang, ISVC 2016.
+    """
+
+    def forward(self, input, target):
+        return F.iou_loss(input, target, self.smooth, self.reduction)

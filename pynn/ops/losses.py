@@ -13,8 +13,8 @@ from ..op import OPS, Op
 from ..tensor import Tensor
 
 __all__ = [
-    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "huber_loss", "l1_loss", "mse_loss",
-    "nll_loss", "smooth_l1_loss",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "cross_entropy", "dice_loss", "huber_loss", "iou_loss",
+    "l1_loss", "mse_loss", "nll_loss", "smooth_l1_loss",
 ]  # fmt: skip
 
 NONE, MEAN, SUM = range(3)
@@ -477,3 +477,49 @@ def binary_cross_entropy_with_logits(input, target, weight=None, reduction="mean
     """
     code = _number(reduction, "binary_cross_entropy_with_logits")
     return _binary_cross_entropy_with_logits(input, target, weight, pos_weight, reduction=code)
+
+
+# ---- overlap of masks: in Tensor operations, for the sums of an image are little work --------------------
+
+
+def _overlap(what, input, target, smooth, reduction):
+    """(Σ p·t, Σ p + Σ t, the reduction's number), sums over the image of each item and channel."""
+    input, target, code = _tensor(input), _tensor(target), _number(reduction, what)
+    if input.ndim < 3:
+        raise ValueError(f"{what}: argument 'input': expected shape (N, C, …), got {input.shape}")
+    _check_target(what, input.shape, target, input.shape)
+    if smooth < 0:
+        raise ValueError(f"{what}: argument 'smooth': expected a number >= 0, got {smooth}")
+    shape = input.shape[:2]
+    to = (*shape, *(1,) * (input.ndim - 2))
+    both = OPS.sum_to(input * target, shape=to).reshape(shape)
+    return both, OPS.sum_to(input + target, shape=to).reshape(shape), code
+
+
+def dice_loss(input, target, smooth=1.0, reduction="mean"):
+    """1 − (2 Σ p·t + smooth)/(Σ p + Σ t + smooth), the soft Dice loss of each item and channel.
+
+    Shapes:
+        input: probabilities p (N, C, …). target: masks or probabilities t, alike.
+        Result: 0-d, or (N, C) with "none".
+
+    smooth: keeps small and empty masks stable; with 0 two empty masks give NaN.
+
+    Raises:
+        ValueError: shapes that do not fit, another reduction, smooth below 0.
+
+    Source: S1 §1.2.6; Milletari, Navab and Ahmadi, arXiv 1606.04797.
+    """
+    both, total, code = _overlap("dice_loss", input, target, smooth, reduction)
+    loss = 1.0 - (2.0 * both + smooth) / (total + smooth)
+    return _reduced(loss, code, float(loss.size or math.nan))
+
+
+def iou_loss(input, target, smooth=1.0, reduction="mean"):
+    """1 − (Σ p·t + smooth)/(Σ p + Σ t − Σ p·t + smooth), the soft IoU or Jaccard loss; otherwise as dice_loss.
+
+    Source: S1 §1.2.6; Rahman and Wang, ISVC 2016.
+    """
+    both, total, code = _overlap("iou_loss", input, target, smooth, reduction)
+    loss = 1.0 - (both + smooth) / (total - both + smooth)
+    return _reduced(loss, code, float(loss.size or math.nan))
