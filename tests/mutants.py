@@ -30,7 +30,10 @@ COPY = ROOT / "build" / "mutants"
 ENV = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
 TIMEOUT = 600  # a mutant that hangs is a mutant noticed
 MEMORY = 12 << 30  # so is one that asks for all there is
-EQUIVALENT = ("i + k == 0 ||",)  # argmax: k < BLOCK, and i is 0 or at least that
+EQUIVALENT = (
+    "i + k == 0 ||",  # argmax: k < BLOCK, and i is 0 or at least that
+    "TILE, end - o",  # reductions: the next chunk's outputs are written twice, with the same values
+)
 
 
 class Kernel(NamedTuple):

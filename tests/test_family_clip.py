@@ -34,7 +34,7 @@ def test_clip_grad_norm_and_grad_scale_against_numpy(dtype, p, max_norm):
         np.testing.assert_array_equal(values([q.grad for q in params[:-1]]), flat)
 
 
-def test_small_norms_are_clipped_with_the_1e_6_that_is_added():
+def test_clip_grad_norm_adds_1e_6_to_small_norms():
     for p_norm in (2.0, math.inf):
         (p,) = leaves([np.zeros(1)], "float64")
         set_grads([p], [np.array([3e-6])])

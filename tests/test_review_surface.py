@@ -302,6 +302,18 @@ def test_what_is_no_tensor_is_named():
     for fill in ("constant_", "uniform_", "normal_", "xavier_normal_", "kaiming_uniform_", "ones_", "zeros_", "eye_"):
         with raises(TypeError, rf"^{fill}: argument 'tensor': expected a Tensor, got ndarray$"):
             getattr(nn.init, fill)(np.ones((2, 2)), *([1.0] if fill == "constant_" else []))
+    with raises(TypeError, r"^optimizer: 'lr': expected a number, got '0.1'$"):
+        pynn.optim.SGD([some(1)], lr="0.1")
+    x = pynn.ones(2, requires_grad=True)
+    with raises(ValueError, r"^grad: expected another tensor, got the tensor itself$"):
+        x.grad = x
+    masked = np.ma.masked_array([1.0, 2.0], [False, True])
+    for take, what in (
+        (pynn.tensor, "tensor: argument 'data'"), (pynn.from_numpy, "from_numpy: argument 'array'"),
+        (pynn.exp, "exp: argument 'a'"),
+    ):  # fmt: skip
+        with raises(TypeError, f"^{what}: expected an array without a mask, got MaskedArray"):
+            take(masked)
     with raises(TypeError, r"^params argument given to the optimizer should be an iterable .* but got int$"):
         pynn.optim.SGD(3, lr=0.1)
     for what in (pynn.cat, pynn.stack):

@@ -55,6 +55,13 @@ cdef int64_t as_size(object v, object shape) except -1:
     return n
 
 
+cdef int refuse_mask(data, str what) except -1:
+    """Raises for NumPy's masked arrays: a tensor has no mask, and what it hides is no value."""
+    if type(data) is not np.ndarray and isinstance(data, np.ndarray) and hasattr(data, "mask"):
+        raise TypeError(f"{what}: expected an array without a mask, got {type(data).__name__}; use its filled(value)")
+    return 0
+
+
 cdef int side_of(object v, int dtype) except -2:
     """-1 or 1 where the integer v lies below or above what an integer dtype holds, else 0."""
     if dtype < PN_I64 or dtype > PN_U8 or not isinstance(v, int):

@@ -268,6 +268,8 @@ cdef class TensorBase:
             if not isinstance(value, TensorBase):
                 raise TypeError(f"grad: expected a Tensor or None, got {type(value).__name__}")
             g = value
+            if g is self:
+                raise ValueError("grad: expected another tensor, got the tensor itself")
             if not same_shape(&g.a, &self.a) or g.a.dtype != self.a.dtype:
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
                                  f"got {g.shape} and {g.dtype}")
@@ -440,6 +442,7 @@ def from_array(data, dtype=None, str what="data"):
     cdef bint plain = not isinstance(data, (np.ndarray, np.generic))
     if pn_rec != NULL:
         host_data(data, what)
+    refuse_mask(data, what)
     cdef object arr = readable(data, what)
     cdef TensorBase t = blank()
     if dtype is not None:
@@ -469,6 +472,7 @@ def share_array(arr, str what="from_numpy: argument 'array'"):
     cdef char *end
     if not cnp.PyArray_Check(arr):
         raise TypeError(f"{what}: expected a NumPy array, got {type(arr).__name__}")
+    refuse_mask(arr, what)
     if pn_rec != NULL:
         host_data(arr, what)
     v = <cnp.ndarray>arr

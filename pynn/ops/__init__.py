@@ -40,8 +40,8 @@ FUNCTIONS = {
     "log_softmax": softmax.log_softmax, "logsumexp": softmax.logsumexp,
 }  # fmt: skip
 
-_tensor.FUNCTIONS.update(
-    {name: FUNCTIONS[name] for name in _tensor.METHODS},
+_tensor.FUNCTIONS.update(  # a method's first argument is a Tensor already
+    {name: getattr(FUNCTIONS[name], "__wrapped__", FUNCTIONS[name]) for name in _tensor.METHODS},
     getitem=index.getitem,
     where=lambda x, condition, other: index.where(condition, x, other),
 )

@@ -54,7 +54,7 @@ def _samples(empty):
         for x, shape in (
             ((3, 4), (4,)), ((3, 4), (3, 1)), ((2, 3, 5), (1, 3, 1)), ((700,), ()), ((1,), ()), ((70, 33), (33,)),
             ((2, 1030), (2, 1)),
-            ((2, 3, 150), (2, 1, 150)), ((0, 3), (1, 3) if empty else (0, 1)), ((3, 0), (3, 1) if empty else (1, 0)),
+            ((2, 3, 300), (2, 1, 300)), ((0, 3), (1, 3) if empty else (0, 1)), ((3, 0), (3, 1) if empty else (1, 0)),
         ):  # fmt: skip
             yield (rng.permutation(int(np.prod(x))).reshape(x) / 7.0 - 3,), {"shape": shape}
 

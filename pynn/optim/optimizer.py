@@ -234,7 +234,7 @@ class Optimizer:
 def number(value, name: str) -> float:
     """A hyper-parameter as a float; raises TypeError for what is none."""
     try:
-        return float(value)
+        return float(None if isinstance(value, (str, bytes)) else value)
     except (TypeError, ValueError):
         raise TypeError(f"optimizer: '{name}': expected a number, got {value!r}") from None
 
