@@ -99,7 +99,7 @@ def cells(r, memory):
     """A row of the table."""
     found = [label(r), r["peer"], time_of(r["pynn_us"]), time_of(r["peer_us"]), f"**{r['ratio']:.2f}**",
              f"{r['lower_quartile']:.2f}", f"{r['range'][0]:.2f}–{r['range'][1]:.2f}"]  # fmt: skip
-    return found + [f"{r['pynn_mb']:.0f}, {r['peer_mb']:.0f}"] * memory
+    return [*found, f"{r['pynn_mb']:.0f}, {r['peer_mb']:.0f}"] if memory else found
 
 
 def best(rows):

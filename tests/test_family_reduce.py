@@ -81,6 +81,6 @@ def test_reductions_do_not_depend_on_threads_or_position(name):
         for threads in (2, 4):
             with pynn.threads(threads):
                 assert op(Tensor(a), shape=shape).numpy_copy().tobytes() == want.tobytes()
-        part = op(Tensor(a[:, :, 5:].copy()), shape=(*shape[:2], min(shape[2], 28)))
+        moved = op(Tensor(np.roll(a, 5, 2)), shape=shape).numpy_copy()  # the same columns in other places
         if shape[2] > 1:
-            np.testing.assert_array_equal(part.numpy(), want[:, :, 5:])
+            assert moved.tobytes() == np.roll(want, 5, 2).tobytes()
