@@ -215,7 +215,8 @@ static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int6
             } else if (!in_place || (!MASKED && nr < PN_VL)) {
                 if (j == packed_to) {
                     packed_to = pn_min(g->n, j + WIDE);
-                    if (g->n - packed_to > 0 && g->n - packed_to < PN_VL) packed_to -= NR;
+                    if (g->n - packed_to > 0 && g->n - packed_to < PN_VL)
+                        packed_to = pn_max(packed_to - NR, j + PN_VL); /* as panel_width does */
                     if (in_place) packed_to = j + nr;
                     pack_b(panel, s.b, g->b.rs, g->b.cs, packed_to - j, s.k);
                     from = j;
