@@ -33,7 +33,8 @@ class Session:
         model: a Module, or a function of tensors; its results are tensors of which none is an argument.
         max_bytes: of memory for plans; one is made for each shape of the arguments.
         batch_rows: gather the rows of several callers into one run of up to so many; 0: each caller for itself.
-            Rows are independent in most models, so that results are the same; those that mix rows must not use it.
+            Rows are independent in most models, so that results are the same but for the last bits of a row that
+            would have run alone; those that mix rows must not use it.
         wait: seconds that the first of several callers waits for others.
 
     Raises:
