@@ -6,6 +6,7 @@ from ..op import OPS
 from . import (
     activation,
     attention,
+    augment,
     batch_norm,
     conv2d,
     copy,
