@@ -9,6 +9,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pynn
@@ -116,12 +117,13 @@ def test_demo_makes_its_files(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Test accuracy: " in out
     assert "of 450 scans" in out
-    assert "load_state_dict" in out
+    assert "model = pynn.load(" in out
     assert sorted(f.name for f in tmp_path.iterdir()) == ["confusion.png", "curves.png", "model.safetensors"]
     for name in ("confusion.png", "curves.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    state = pynn.train.load_state(tmp_path / "model.safetensors")
-    assert state["0.weight"].shape == (256, 64)
+    model = pynn.load(tmp_path / "model.safetensors")
+    assert model[0].weight.shape == (256, 64)
+    assert model.session().predict(np.zeros((3, 64))).shape == (3, 10)
 
 
 @pytest.mark.parametrize("missing", ["sklearn", "matplotlib"])

@@ -76,6 +76,7 @@ def test_stems():
         "saving",
         "scaling",
         "state",
+        "summary",
         "utils",
     }
     classes = {p.stem for p in (ROOT / "pynn/nn").glob("*.py")} - machinery

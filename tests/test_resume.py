@@ -273,7 +273,15 @@ def test_other_kernels_warn(tmp_path, settings):
 # ---- interruptions ---------------------------------------------------------------------------------------
 
 
-def test_ctrl_c_ends_the_batch_and_the_run_goes_on():
+@pytest.fixture
+def listening():
+    """Python's own handler of Ctrl-C, also where the tests run in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_ends_the_batch_and_the_run_goes_on(listening):
     want = uninterrupted("dense", accumulate=4, every="step")
     for place in (1, 6, 9, 20, 36):
         t = trainer_of("dense", 4, "step")
@@ -300,6 +308,7 @@ def test_a_second_ctrl_c_raises_at_once():
     code = """
 import os, signal, time, numpy as np, pynn
 from pynn import nn
+signal.signal(signal.SIGINT, signal.default_int_handler)
 class Slow(nn.Module):
     def __init__(self):
         super().__init__()
