@@ -15,24 +15,7 @@
 
 #include <string.h>
 
-#include "pn_simd.h"
-
-/* A tile is at most MR pixels (or inputs' channels) by NV vectors of channels. */
-#define NV 2
-#define NR (NV * PN_VL)
-#if PN_VBYTES == 64
-#define MR 14
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14)
-#elif defined __aarch64__
-#define MR 8
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8)
-#elif PN_VBYTES == 32
-#define MR 6
-#define HEIGHTS(X) X(1) X(2) X(3) X(4) X(5) X(6)
-#else
-#define MR 4
-#define HEIGHTS(X) X(1) X(2) X(3) X(4)
-#endif
+#include "pn_gemm_choices.h" /* MR, NV, NR: a tile of sums in registers, as of products */
 
 typedef struct axis {
     int64_t n, y0, ys;   /* outputs, their places in y */

@@ -16,6 +16,7 @@
 #define BLOCK_PIXELS (16 * MR)     /* of a chunk */
 #define BLOCK_BYTES (192 * 1024)   /* of its rows of x */
 #define BLOCKS 8                   /* fewer than that: panels are shared out, too */
+#define STREAM_BYTES (16 << 20) /* of a depthwise result that goes past the caches */
 #define CHUNK_MACS (1 << 18)       /* multiplications worth a chunk, some 5 us */
 #define CHUNK_PACKED (1 << 14)     /* elements of w worth one */
 
@@ -26,7 +27,7 @@ typedef struct direct {
     int64_t panels, depth; /* panels of a group of channels; k of all taps */
     int64_t at_once, packs_at_once; /* blocks, or rows of taps, of a chunk */
     int64_t hb, wb;        /* rows and columns of x that a block reads */
-    int copies, depthwise;
+    int copies, depthwise, stream;
     int64_t w_bytes, copy_bytes, worker_bytes;
     char *scratch; /* [packed w | for each worker: copy, pointers to x, pointers to y] */
 } direct;
@@ -104,13 +105,14 @@ static void run_lanes(const direct *j, const T *const *row, T *const *dst, int64
                       const reads *r, ahead next) {
     const conv *c = &j->c;
     parts tiles = cut(pixels, MR);
-    target t = {dst, 0, c->co, c->bias, c->relu, 0};
+    target t = {.dst = dst, .nr = c->co, .bias = c->bias, .relu = c->relu, .stream = j->stream};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
         fetch(&next);
         lanes_of[mr - 1](row, r, (const T *)j->scratch, round_up(c->co, PN_VL), &t);
         row += mr, t.dst += mr;
     }
+    if (j->stream) pn_stream_end();
 }
 
 static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64_t pixels,
@@ -119,10 +121,11 @@ static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64
     parts tiles = cut(pixels, MR);
     int64_t o = panel * NR, nr = pn_min(NR, c->ko - o), to = group * c->ko + o;
     const T *w = (const T *)j->scratch + panel_at(c->ko, group, o, j->depth);
-    target t = {dst, to, nr, c->bias ? c->bias + to : NULL, c->relu, 0};
+    target t = {
+        .dst = dst, .to = to, .nr = nr, .bias = c->bias ? c->bias + to : NULL, .relu = c->relu};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
-        fetch(next);
+        take(next, &t.at, &t.end);
         gathers[mr - 1][(nr - 1) / PN_VL](row, group * c->ki, r, w, &t);
         row += mr, t.dst += mr;
     }
@@ -143,13 +146,16 @@ static void run_block(const direct *j, int64_t k0, int worker) {
     int64_t rs = (j->copies ? j->wb : c->wi) * c->ci, is = (j->copies ? j->hb : c->hi) * rs, p = 0;
     if (j->copies) copy_block(j, n, images, h, x, (T *)own);
     for (int64_t b = 0; b < images; b++)
-        for (int64_t k = u; k < u + rows; k++)
-            for (int64_t e = v; e < v + cols; e++, p++) {
-                row[p] = base + b * is + (k - u) * c->rows.xs * rs + (e - v) * c->cols.xs * c->ci;
-                dst[p] = c->y + (((n + b) * c->ho + c->rows.y0 + k * c->rows.ys) * c->wo +
-                                 c->cols.y0 + e * c->cols.ys) *
-                                    c->co;
+        for (int64_t k = u; k < u + rows; k++) {
+            const T *from = base + b * is + (k - u) * c->rows.xs * rs;
+            T *to = c->y + (((n + b) * c->ho + c->rows.y0 + k * c->rows.ys) * c->wo + c->cols.y0 +
+                            v * c->cols.ys) *
+                               c->co;
+            for (int64_t e = 0; e < cols; e++) {
+                row[p] = from, dst[p++] = to;
+                from += c->cols.xs * c->ci, to += c->cols.ys * c->co;
             }
+        }
     reads r = {c->rows.taps, c->rows.xt * rs, c->cols.taps, c->cols.xt * c->ci, c->ki};
     int64_t first = pg * j->per_group, last = pn_min(first + j->per_group, j->panels * c->groups);
     int64_t tiles = pn_ceil_div(pixels, MR) * (j->depthwise ? 1 : last - first);
@@ -188,6 +194,11 @@ static direct plan_direct(const conv *c) {
     j.w_bytes = bytes_of(j.depthwise ? j.depth * round_up(c->co, PN_VL)
                                      : c->groups * round_up(c->ko, PN_VL) * j.depth);
     if (!c->n || !c->rows.n || !c->cols.n) return j;
+    if (j.depthwise) { /* little work on much data */
+        most *= 3, room *= 2;
+        j.stream = c->co % PN_VL == 0 && (uintptr_t)c->y % PN_ALIGN == 0 &&
+                   c->n * c->ho * c->wo * c->co * (int64_t)sizeof(T) >= STREAM_BYTES;
+    }
     j.copies = j.depth && !(all_inside(&c->rows, c->hi) && all_inside(&c->cols, c->wi));
     while (j.cols > MR &&
            (j.cols > most || (j.copies && span_of(&c->rows, 1) * span_of(&c->cols, j.cols) > room)))

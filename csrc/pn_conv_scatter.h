@@ -2,10 +2,10 @@
  *
  *     for each row p of dy     dx[p sh - ph + a dh, q sw - pw + b dw, i] += Σ_o W[o, a, b, i] dy[p, q, o]
  *
- * by gather tiles whose rows are (a, i), for one b, and whose vectors run along q: dy's rows are transposed before.
- * While it is at work a row of dx lies in planes by channel and by remainder of the column by sw, so that a
- * tile adds to places side by side. A chunk is a block of rows of dx; it runs through all rows of dy that
- * reach it, in order. Channels of dx alone would fill a small part of a vector.
+ * by gather tiles whose rows are (a, i), for one b, and whose vectors run along q: dy's rows are
+ * transposed before. While it is at work a row of dx lies in planes by channel and by remainder of the column
+ * by sw, so that a tile adds to places side by side. A chunk is a block of rows of dx; it runs through all
+ * rows of dy that reach it, in order. Channels of dx alone would fill a small part of a vector.
  */
 #ifndef PN_CONV_SCATTER_H
 #define PN_CONV_SCATTER_H
@@ -89,7 +89,7 @@ static void scatter_row(const scatter *s, const T *turned, const int64_t *wrow, 
                 dst[f] = plane[e + f] + shift;
             }
             for (int64_t q = 0; q < s->q; q += NR) {
-                target to = {dst, q, panel_width(s->q - q), NULL, 0, 1};
+                target to = {.dst = dst, .to = q, .nr = panel_width(s->q - q), .add = 1};
                 gathers[mr - 1][to.nr / PN_VL - 1](row, 0, &r, turned + q * s->o, &to);
             }
         }

@@ -65,6 +65,12 @@ static inline void fetch(ahead *f) {
     if (to > f->end) to = f->end;
     for (; f->at < to; f->at += 64) __builtin_prefetch(f->at, 0, 2);
 }
+/* The next step's bytes, for a tile to fetch. */
+static inline void take(ahead *f, const char **at, const char **end) {
+    *at = f->at;
+    f->at = f->end - f->at < f->step ? f->end : f->at + f->step;
+    *end = f->at;
+}
 static inline ahead fetching(const T *from, int64_t n, int64_t times) {
     int64_t bytes = n * (int64_t)sizeof(T);
     return (ahead){(const char *)from, (const char *)from + bytes,
@@ -82,6 +88,8 @@ typedef struct target {
     int64_t to, nr;
     const T *bias; /* the first of nr, or NULL */
     int relu, add; /* add: to what is there; nr is whole vectors then */
+    int stream;    /* of lanes: past the caches; all is aligned and in whole vectors then */
+    const char *at, *end; /* of gather: what it fetches to L2 on its way */
 } target;
 
 typedef void (*gather_fn)(const T *const *row, int64_t at, const reads *r, const T *w,
@@ -103,9 +111,15 @@ PN_INLINE void gather(const int mr, const int nv, const T *const *row, int64_t a
                       const T *w, const target *t) {
     V sum[MR][NV];
     TILE sum[i][v] = (V){0};
+    const char *next = t->at, *stop = t->end;
     for (int64_t a = 0; a < r->rows; a++)
         for (int64_t b = 0; b < r->taps; b++) {
             int64_t k = at + a * r->row_step + b * r->tap_step, end = k + r->run;
+            for (; k + 4 <= end && next < stop; k += 4, w += 4 * nv * PN_VL, next += 128) {
+                __builtin_prefetch(next, 0, 2);
+                __builtin_prefetch(next + 64, 0, 2);
+                gather_steps(4, mr, nv, sum, row, k, w);
+            }
             for (; k + 4 <= end; k += 4, w += 4 * nv * PN_VL)
                 gather_steps(4, mr, nv, sum, row, k, w);
             for (; k < end; k++, w += nv * PN_VL) gather_steps(1, mr, nv, sum, row, k, w);
@@ -146,7 +160,10 @@ PN_INLINE void lanes(const int mr, const T *const *row, const reads *r, const T 
         ALL(i, mr) {
             sum[i] += b;
             if (t->relu) sum[i] = pn_select(sum[i] <= (V){0}, (V){0}, sum[i]);
-            pn_store_part(t->dst[i] + o, sum[i], n);
+            if (t->stream)
+                pn_stream(t->dst[i] + o, sum[i]);
+            else
+                pn_store_part(t->dst[i] + o, sum[i], n);
         }
     }
 }

@@ -3,11 +3,11 @@
  *   dW[o, a, b, i] = Σ_{n, p, q} dy[n, p, q, o] x[n, p sh - ph + a dh, q sw - pw + b dw, i]
  *   db[o]          = Σ_{n, p, q} dy[n, p, q, o]
  *
- * dW is gathered as packed panels [a, b, i, NR of o] by outer tiles: for a tap the pixels that it finds inside
- * of x are a rectangle, which is read in place. Where a tap has few channels the taps of a row are one run,
- * but for the columns that not all of them find inside. Pixels are cut into shares, each with panels of its own that
- * are added up in the end, and a share into blocks, whose dy stays in L1: how many of them sizes tell, so
- * that they are part of the value.
+ * dW is gathered as packed panels [a, b, i, NR of o] by outer tiles: for a tap the pixels that it finds
+ * inside of x are a rectangle, which is read in place. Where a tap has few channels the taps of a row are one
+ * run, but for the columns that not all of them find inside. Pixels are cut into shares, each with panels of
+ * its own that are added up in the end, and a share into blocks, whose dy stays in L1: how many of them sizes
+ * tell, so that they are part of the value. A depthwise dW is gathered a row of taps at a time.
  */
 #ifndef PN_CONV_WEIGHT_H
 #define PN_CONV_WEIGHT_H
@@ -281,17 +281,17 @@ typedef struct sums {
 } sums;
 
 static void sums_body(pn_call *call, void *arg, int64_t chunk, int worker) {
-    enum { WIDE = 4 }; /* chains at once, lest each wait for itself */
+    enum { ACROSS = 4 }; /* chains at once, lest each wait for itself */
     const sums *s = arg;
     int64_t n = pn_min(SUM_PIXELS, s->pixels - chunk * SUM_PIXELS), o = 0;
     const T *d = s->dy + chunk * SUM_PIXELS * s->o;
     T *to = s->parts + chunk * s->o;
     (void)call, (void)worker;
-    for (; o + WIDE * PN_VL <= s->o; o += WIDE * PN_VL) {
-        V sum[WIDE] = {{0}};
+    for (; o + ACROSS * PN_VL <= s->o; o += ACROSS * PN_VL) {
+        V sum[ACROSS] = {{0}};
         for (int64_t p = 0; p < n; p++)
-            ALL(v, WIDE) sum[v] += pn_load(d + p * s->o + o + v * PN_VL);
-        ALL(v, WIDE) pn_store(to + o + v * PN_VL, sum[v]);
+            ALL(v, ACROSS) sum[v] += pn_load(d + p * s->o + o + v * PN_VL);
+        ALL(v, ACROSS) pn_store(to + o + v * PN_VL, sum[v]);
     }
     for (; o < s->o; o += PN_VL) {
         V sum = {0};

@@ -142,32 +142,33 @@ PN_INLINE void spread(T *to, int64_t step, const int a, const V *x) {
         for (int j = 0; j < a; j++) pn_store(to + (i * a + j) * step, x[i * MOST + j]);
 }
 
-/* V of one tile: to[place, i] */
-PN_INLINE void tile_in(const winograd *w, const int m, int64_t tile, T *to) {
-    const conv *c = &w->c;
-    int64_t n, p, q;
+/* L d Lᵀ of a size x size patch at (p, q) of an image [h, wide, c]: to[place, channel], step between places */
+PN_INLINE void places_of(line_fn line, const int m, const int size, const T *x, int64_t h,
+                         int64_t wide, int64_t c, int64_t p, int64_t q, T *to, int64_t step) {
     V d[MOST * MOST], t[MOST * MOST];
-    corner(w, tile, &n, &p, &q);
-    const T *x = c->x + n * c->hi * c->wi * c->ci;
-    for (int64_t i = 0; i < c->ci; i += PN_VL) {
-        patch(d, m + 2, x, c->hi, c->wi, c->ci, p + c->rows.x0, q + c->cols.x0, i);
-        square(line_bt, m, m + 2, m + 2, t, d);
-        spread(to + i, w->x_step, m + 2, t);
+    for (int64_t i = 0; i < c; i += PN_VL) {
+        patch(d, size, x, h, wide, c, p, q, i);
+        square(line, m, size, m + 2, t, d);
+        spread(to + i, step, m + 2, t);
     }
 }
 
-/* E of one tile of y: to[place, o] */
+/* V of one tile */
+PN_INLINE void tile_in(const winograd *w, const int m, int64_t tile, T *to) {
+    const conv *c = &w->c;
+    int64_t n, p, q;
+    corner(w, tile, &n, &p, &q);
+    places_of(line_bt, m, m + 2, c->x + n * c->hi * c->wi * c->ci, c->hi, c->wi, c->ci,
+              p + c->rows.x0, q + c->cols.x0, to, w->x_step);
+}
+
+/* E of one tile of y */
 PN_INLINE void tile_back(const winograd *w, const int m, int64_t tile, T *to) {
     const conv *c = &w->c;
     int64_t n, p, q;
-    V d[MOST * MOST], t[MOST * MOST];
     corner(w, tile, &n, &p, &q);
-    const T *y = c->y + n * c->ho * c->wo * c->co;
-    for (int64_t o = 0; o < c->co; o += PN_VL) {
-        patch(d, m, y, c->ho, c->wo, c->co, p, q, o);
-        square(line_a, m, m, m + 2, t, d);
-        spread(to + o, w->y_step, m + 2, t);
-    }
+    places_of(line_a, m, m, c->y + n * c->ho * c->wo * c->co, c->ho, c->wo, c->co, p, q, to,
+              w->y_step);
 }
 
 /* One tile of y's channels at work from from[place, o] */
@@ -194,29 +195,17 @@ PN_INLINE void tile_out(const winograd *w, const int m, int64_t tile, const T *f
     }
 }
 
-static void tiles_in(const winograd *w, int64_t tile, int64_t n, T *v) {
-    for (int64_t k = 0; k < n; k++, v += w->ci)
-        if (w->m == 4)
-            tile_in(w, 4, tile + k, v);
-        else
-            tile_in(w, 2, tile + k, v);
-}
-
-static void tiles_back(const winograd *w, int64_t tile, int64_t n, T *e) {
-    for (int64_t k = 0; k < n; k++, e += w->co)
-        if (w->m == 4)
-            tile_back(w, 4, tile + k, e);
-        else
-            tile_back(w, 2, tile + k, e);
-}
-
-static void tiles_out(const winograd *w, int64_t tile, int64_t n, const T *from) {
-    for (int64_t k = 0; k < n; k++, from += w->no)
-        if (w->m == 4)
-            tile_out(w, 4, tile + k, from);
-        else
-            tile_out(w, 2, tile + k, from);
-}
+#define TILES(name, tile_fn, type, step)                                                           \
+    static void name(const winograd *w, int64_t tile, int64_t n, type *x) {                        \
+        for (int64_t k = 0; k < n; k++, x += w->step)                                              \
+            if (w->m == 4)                                                                         \
+                tile_fn(w, 4, tile + k, x);                                                        \
+            else                                                                                   \
+                tile_fn(w, 2, tile + k, x);                                                        \
+    }
+TILES(tiles_in, tile_in, T, ci)
+TILES(tiles_back, tile_back, T, co)
+TILES(tiles_out, tile_out, const T, no)
 
 /* ---- weights ------------------------------------------------------------------------------------------ */
 
@@ -278,15 +267,15 @@ static void weights_out_body(pn_call *call, void *arg, int64_t chunk, int worker
 
 /* ---- products of one place ---------------------------------------------------------------------------- */
 
-/* M = V U for n tiles, channels o0 to o1 of those at work. An element is the sum of chains over blocks of k: the
- * transform back enlarges the rounding of long ones. */
+/* M = V U for n tiles, channels o0 to o1 of those at work. An element is the sum of chains over blocks of k:
+ * the transform back enlarges the rounding of long ones. */
 static void place_product(const winograd *w, int64_t place, int64_t n, const T *v, T *to,
                           int64_t o0, int64_t o1, ahead *next) {
     const T *row[MR], *u = (const T *)w->u + place * w->w_step;
     T *dst[MR];
     parts rows = cut(n, MR), ks = cut(w->c.ci, CHAIN);
     for (int64_t o = o0; o < o1; o += NR) {
-        target t = {dst, o, pn_min(NR, w->no - o), NULL, 0, 0};
+        target t = {.dst = dst, .to = o, .nr = pn_min(NR, w->no - o)};
         for (int64_t k = 0, i = 0, mr; k < rows.n; k++, i += mr) {
             mr = rows.size + (k < rows.longer);
             fetch(next);
@@ -354,7 +343,7 @@ static int64_t next_channels(winograd *w, int64_t o0) {
 /* ---- forward and by data -------------------------------------------------------------------------------- */
 
 #define GROUP_BYTES (768 * 1024) /* of a worker's V and M */
-#define GROUPS 8 /* fewer than that: a group is shared out */
+#define LEAST_GROUPS 8 /* fewer than that: a group is shared out */
 #define SHARED_GROUP 512 /* tiles of one that is */
 #define SHARED_TILES 4 /* of a chunk of it */
 
@@ -400,8 +389,8 @@ static winograd plan_winograd(const conv *c) {
     winograd w = cut_tiles(c);
     int64_t group = GROUP_BYTES / (int64_t)sizeof(T) / (w.places * (w.ci + w.co));
     group = pn_max(pn_max(group / MR, 2) * MR, round_up(w.co / 8, MR));
-    w.shared =
-        w.tiles < GROUPS * group || w.places * w.co * w.depth * (int64_t)sizeof(T) > 2 * U_BYTES;
+    w.shared = w.tiles < LEAST_GROUPS * group ||
+               w.places * w.co * w.depth * (int64_t)sizeof(T) > 2 * U_BYTES;
     set_group(&w, w.shared ? pn_min(w.tiles, SHARED_GROUP) : group);
     set_channels(&w, !w.shared);
     w.own = bytes_of(w.places * (w.x_step + w.y_step));
@@ -456,8 +445,8 @@ static void adjoint_product(pn_call *call, void *arg, int64_t chunk, int worker)
     place_adjoint(w, chunk / panels, w->o0 + chunk % panels * NR, w->at_work, w->first > 0, none);
 }
 
-/* Groups are a part of the value: no setting changes them. They are so large that reading and writing D for
- * each of them costs little. */
+/* Groups are a part of the value: no setting changes them. They are so large that reading and writing D
+ * for each of them costs little. */
 static winograd plan_adjoint(const conv *c) {
     winograd w = cut_tiles(c);
     int64_t group = ADJOINT_BYTES / (int64_t)sizeof(T) / (w.places * (w.ci + w.co));
@@ -492,8 +481,8 @@ static void run_adjoint(pn_call *call, const conv *c, T *dw, void *scratch) {
 
 /* ---- when -------------------------------------------------------------------------------------------------- */
 
-/* Whether it computes c, by sizes alone: enough channels for the transforms to be cheap, enough tiles for the
- * weights' one. */
+/* Whether it computes c, by sizes alone: enough channels for the transforms to be cheap, enough tiles for
+ * the weights' one. */
 static int suits_winograd(const conv *c) {
     const axis *r = &c->rows, *s = &c->cols;
     if (PN_KIND != PN_f32 || c->groups != 1 || r->taps != 3 || s->taps != 3) return 0;

@@ -33,12 +33,13 @@ def test_info():
     status, out, err = python("-m", "pynn", "info")
     assert (status, err) == (0, "")
     lines = dict(line.split(None, 1) for line in out.splitlines())
-    assert list(lines) == ["pynn", "system", "ISA", "threads", "BLAS", "memory"]
+    assert list(lines) == ["pynn", "system", "ISA", "threads", "float32", "BLAS", "memory"]
     assert pynn.__version__ in lines["pynn"]
     assert "NumPy" in lines["pynn"]
     levels = lines["ISA"].partition("(available: ")[2].rstrip(")").split(", ")
     assert lines["ISA"].split()[0] == levels[-1]
     assert f"affinity {len(os.sched_getaffinity(0))}" in lines["threads"]
+    assert lines["float32"] == "fast"
     assert "NumPy" in lines["BLAS"]
     assert "available on the system" in lines["memory"]
 
@@ -47,7 +48,7 @@ def test_info_as_json():
     status, out, _ = python("-m", "pynn", "info", "--json", OMP_NUM_THREADS="1")
     assert status == 0
     c = json.loads(out)
-    assert set(c) == {"versions", "isa", "threads", "blas", "memory"}
+    assert set(c) == {"versions", "isa", "float32_precision", "threads", "blas", "memory"}
     assert c["threads"]["n"] == 1
     assert "OMP_NUM_THREADS=1 → 1" in c["threads"]["why"]
     assert c["memory"]["available"] > 0

@@ -5,9 +5,9 @@
  *   dW[o, a, b, i] = Σ_{n, p, q} dy[n, p, q, o] x[n, p sh - ph + a dh, q sw - pw + b dw, i]
  *   db[o]          = Σ_{n, p, q} dy[n, p, q, o]
  *
- * What lies outside of x counts as 0; ph and pw are what is padded before, the size of y tells the rest. x, y:
- * N,H,W,C in memory; W: O,kH,kW,I. With groups, i runs over the group of o. The convolution is linear in x and
- * in W, so that conv2d, conv2d_by_data (dx from dy and W, which is the transposed convolution) and
+ * What lies outside of x counts as 0; ph and pw are what is padded before, the size of y tells the rest.
+ * x, y: N,H,W,C in memory; W: O,kH,kW,I. With groups, i runs over the group of o. The convolution is linear in
+ * x and in W, so that conv2d, conv2d_by_data (dx from dy and W, which is the transposed convolution) and
  * conv2d_by_weight (dW from dy and x) are one another's derivatives.
  *
  *   y = act(conv2d(x, W, b))       relu in the tiles' epilogue, others in place
