@@ -139,6 +139,7 @@ def jax_calls(row):
         "add": jnp.add,
         "cross_entropy": lambda x: -jnp.take_along_axis(jax.nn.log_softmax(x, -1), target[:, None], -1).mean(),
     }
+
     def norm_channels(x, w, b, axes=(0, 2, 3)):
         mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
         of_channel = (-1, 1, 1) if axes == (0, 2, 3) else (-1,)
