@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from time import perf_counter
+from types import SimpleNamespace
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -67,9 +68,10 @@ def main(epochs: int = 30, seed: int = 0, compile: bool = True, progress: bool =
         losses.append(statistics.fmean(run(images, labels).item() for images, labels in loader))
         if progress:
             print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}")
+    trainer = SimpleNamespace(model=model, steps=epochs * len(loader), replayed=getattr(run, "replays", 0))
     return {
-        "model": model, "losses": losses, "seconds": perf_counter() - start, "steps": epochs * len(loader),
-        "replayed": getattr(run, "replays", 0), "accuracy": accuracy(model, X_test, y_test),
+        "trainer": trainer, "losses": losses, "seconds": perf_counter() - start,
+        "accuracy": accuracy(model, X_test, y_test),
     }  # fmt: skip
 
 

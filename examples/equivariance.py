@@ -79,7 +79,7 @@ def main(
     digits = runpy.run_path(str(Path(__file__).with_name("digits_cnn.py")))
     _, X_test, _, y_test = digits["data"]()
     trained = digits["main"](epochs=epochs, seed=seed, compile=compile, progress=progress)
-    found = report(trained["model"], X_test, y_test)
+    found = report(trained["trainer"].model, X_test, y_test)
     if picture is not None:
         draw(found, Path(picture))
     return {**trained, "report": found}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import statistics
 from time import perf_counter
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from pynn.data import DataLoader
 from pynn.models import UNet
 from pynn.nn import functional as F
 
-BRIEF = {"epochs": 2, "n": 400}
+BRIEF = {"epochs": 4, "n": 400}
 SIDE = 32
 
 
@@ -68,9 +69,9 @@ def main(epochs: int = 8, n: int = 1000, seed: int = 0, compile: bool = True, pr
         losses.append(statistics.fmean(run(x, t).item() for x, t in loader))
         if progress:
             print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}, IoU {iou(model, *test):.3f}")
+    trainer = SimpleNamespace(model=model, steps=epochs * len(loader), replayed=getattr(run, "replays", 0))
     return {
-        "model": model, "losses": losses, "seconds": perf_counter() - start, "steps": epochs * len(loader),
-        "replayed": getattr(run, "replays", 0), "iou": iou(model, *test),
+        "trainer": trainer, "losses": losses, "seconds": perf_counter() - start, "iou": iou(model, *test),
     }  # fmt: skip
 
 

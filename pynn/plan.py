@@ -89,6 +89,9 @@ class Compiled(_core.PlanCache):
         self._session = None
         functools.update_wrapper(self, fn, updated=())
 
+    def __reduce__(self):  # a copy makes plans of its own
+        return functools.partial(Compiled, strict=self.strict, max_bytes=self.max_bytes), (self.fn,)
+
     def session(self, **options):
         """The function that is compiled as a pynn.Session: arrays in, arrays out."""
         from .session import Session

@@ -87,28 +87,6 @@ cdef inline bint is_nhwc(const pn_array *a) noexcept nogil:
     return True
 
 
-cdef bint is_packed(const pn_array *a) noexcept nogil:
-    """Without gaps or overlaps in memory, whatever the order of the dimensions."""
-    cdef int64_t n = 1
-    cdef int d, found
-    cdef int done = 0  # bit mask
-    for d in range(a.ndim):
-        if a.shape[d] == 0:
-            return True
-        if a.shape[d] == 1:
-            done |= 1 << d
-    while done != (1 << a.ndim) - 1:
-        found = -1
-        for d in range(a.ndim):
-            if not done & (1 << d) and a.strides[d] == n:
-                found = d
-        if found < 0:
-            return False
-        done |= 1 << found
-        n *= a.shape[found]
-    return True
-
-
 cdef void pack_like(const pn_array *a, pn_array *out) noexcept nogil:
     """out: a's shape and dtype for memory of its own, in a's order where that has no gaps."""
     out[0] = a[0]

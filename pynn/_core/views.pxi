@@ -144,3 +144,25 @@ cdef int sliced(const pn_array *x, tuple begin, tuple shape, tuple step, pn_arra
             off += b * x.strides[d]
     y.data = <char *>x.data + off * ITEMSIZE[x.dtype]
     return 0
+
+
+cdef bint is_packed(const pn_array *a) noexcept nogil:
+    """Without gaps or overlaps in memory, whatever the order of the dimensions."""
+    cdef int64_t n = 1
+    cdef int d, found
+    cdef int done = 0  # bit mask
+    for d in range(a.ndim):
+        if a.shape[d] == 0:
+            return True
+        if a.shape[d] == 1:
+            done |= 1 << d
+    while done != (1 << a.ndim) - 1:
+        found = -1
+        for d in range(a.ndim):
+            if not done & (1 << d) and a.strides[d] == n:
+                found = d
+        if found < 0:
+            return False
+        done |= 1 << found
+        n *= a.shape[found]
+    return True

@@ -84,8 +84,10 @@ def _reference(q, k, v, mask=None, scale=1.0, causal=False, window=0, offset=0):
 
 def _samples(rng):
     """Odd sizes beside whole blocks, shared heads, values of another width, masks, nothing to see."""
-    sizes = ((1, 1, 1, 1, 1, 1, 1), (1, 2, 1, 5, 7, 3, 4), (2, 1, 3, 4, 9, 8, 8), (0, 1, 1, 3, 3, 2, 2),
-             (1, 1, 1, 0, 3, 2, 2), (1, 1, 1, 3, 0, 2, 2), (1, 1, 2, 70, 150, 17, 33), (1, 2, 1, 33, 20, 40, 5))  # fmt: skip
+    sizes = (
+        (1, 1, 1, 1, 1, 1, 1), (1, 2, 1, 5, 7, 3, 4), (2, 1, 3, 4, 9, 8, 8), (0, 1, 1, 3, 3, 2, 2),
+        (1, 1, 1, 0, 3, 2, 2), (1, 1, 1, 3, 0, 2, 2), (1, 1, 2, 70, 150, 17, 33), (1, 2, 1, 33, 20, 40, 5),
+    )  # fmt: skip
     for B, G, R, N, M, D, E in sizes:
         q, k, v = (rng.standard_normal(s) for s in ((B, G, R, N, D), (B, G, M, D), (B, G, M, E)))
         yield (q, k, v, None), {"scale": D**-0.5}
@@ -104,7 +106,8 @@ _attention = Op(
     "attention", "q[B,G,R,N,D] k[B,G,M,D] v[B,G,M,E] mask[B,G,R,N,M]?:C", "y[B,G,R,N,E] lse[B,G,R,N]:C",
     kernel="attention_fwd", bwd="attention_bwd", saves="q k v mask y lse", promote=False, formula=_formula,
     params={"scale": 1.0, "causal": False, "window": 0, "offset": 0},
-    flops="2*B*G*R*N*M*D+2*B*G*R*N*M*E", samples=_samples, reference=_reference, domain={"q": (-3.0, 3.0), "k": (-3.0, 3.0)},
+    flops="2*B*G*R*N*M*D+2*B*G*R*N*M*E", samples=_samples, reference=_reference,
+    domain={"q": (-3.0, 3.0), "k": (-3.0, 3.0)},
     errors=[
         ((np.ones((1, 1, 1, 2, 3)), np.ones((1, 1, 4, 2)), np.ones((1, 1, 4, 2)), None), {}, ValueError,
          r"^attention: argument 'k': expected shape \[B,G,M,D\] with B=1, G=1, D=3, got \(1, 1, 4, 2\)$"),

@@ -17,14 +17,17 @@ static void expect(int ok, const char *what) {
     if (!ok) fprintf(stderr, "BLAS was called with a bad %s\n", what), exit(1);
 }
 
-/* *c = the sum of a[p * as] b[p * bs], after beta times what c holds */
-static void dot(int k, const T *a, int64_t as, const T *b, int64_t bs, T beta, T *c) {
-    int64_t blocks = k ? (k + KC - 1) / KC : 1, p = 0;
+/* *c = the sum of a[p * as] b[p * bs], after beta times what c holds; along: in the order of a single row
+ * by contiguous columns */
+static void dot(int k, T *a, int64_t as, T *b, int64_t bs, T beta, T *c, int along) {
+    int64_t most = along ? KD : KC, blocks = k ? (k + most - 1) / most : 1, p = 0;
+    pn_gemm_args g = {.k = k, .a = {.p = b, .cs = bs}, .b = {.p = a, .rs = as}};
     T r = beta != 0 ? *c : 0;
     for (int64_t q = 0; q < blocks; q++) {
-        T s = 0;
-        for (int64_t e = p + k / blocks + (q < k % blocks); p < e; p++)
-            s = madd(b[p * bs], a[p * as], s);
+        int64_t n = k / blocks + (q < k % blocks);
+        T s = along ? tree(&g, 0, 0, 0, p, n) : 0;
+        for (int64_t e = p + n; p < e; p++)
+            if (!along) s = madd(b[p * bs], a[p * as], s);
         r = q || beta != 0 ? r + s : s;
     }
     *c = r;
@@ -44,7 +47,7 @@ static void fake_gemm(char *ta, char *tb, void *m_, void *n_, void *k_, T *alpha
         for (int i = 0; i < m; i++)
             dot(k, *ta == 'N' ? a + i : a + (int64_t)i * lda, *ta == 'N' ? lda : 1,
                 *tb == 'N' ? b + (int64_t)j * ldb : b + j, *tb == 'N' ? 1 : ldb, *beta,
-                c + i + (int64_t)j * ldc);
+                c + i + (int64_t)j * ldc, 0);
 }
 
 static void fake_gemv(char *t, void *m_, void *n_, T *alpha, T *a, void *lda_, T *x, void *incx_,
@@ -54,9 +57,10 @@ static void fake_gemv(char *t, void *m_, void *n_, T *alpha, T *a, void *lda_, T
     expect(m > 0 && n > 0 && (plain || *t == 'T') && lda >= m && incx > 0 && incy > 0, "number");
     expect(*alpha == 1 && (*beta == 0 || *beta == 1), "factor");
     __atomic_add_fetch(&gemvs, 1, __ATOMIC_RELAXED);
+    int k = plain ? n : m, as = plain ? lda : 1;
     for (int i = 0; i < (plain ? m : n); i++)
-        dot(plain ? n : m, plain ? a + i : a + (int64_t)i * lda, plain ? lda : 1, x, incx, *beta,
-            y + (int64_t)i * incy);
+        dot(k, plain ? a + i : a + (int64_t)i * lda, as, x, incx, *beta, y + (int64_t)i * incy,
+            k > 1 && as == 1);
 }
 
 const pn_blas_table *pn_blas(void) {
