@@ -374,7 +374,7 @@ typedef struct grads {
 static inline void grad_of_h(const seq *q, const grads *g, const panels *p, int64_t t, int64_t j,
                              int64_t r, int64_t m, V *acc) {
     const int vecs = vecs_of(p, j);
-    const T *from[GROUP];
+    const T *from[GROUP] = {NULL};
     int64_t live = 0, next = after(q, t);
     for (int64_t i = 0; i < m; i++) {
         const T *dy = g->dy + row_at(q, t, r + i) * g->width;

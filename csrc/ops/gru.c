@@ -84,7 +84,7 @@ static void forward_rz(const void *arg, int64_t t, int64_t j, int64_t r, int64_t
     const layer *w = arg;
     const int64_t h = w->h, u = j * PN_VL, n = units_in(&w->of_h, j, 0);
     V acc[GROUP * 2];
-    const T *from[GROUP];
+    const T *from[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) {
         from[i] = h_before(w, t, r + i);
         EACH(v, 2) acc[i * 2 + v] = pn_load_part(saved_at(w, t, r + i) + v * h + u, n, 0);
@@ -106,7 +106,7 @@ static void forward_n(const void *arg, int64_t t, int64_t j, int64_t r, int64_t 
     const int64_t h = w->h;
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
-    const T *from[GROUP];
+    const T *from[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) {
         const T *s = saved_at(w, t, r + i);
         from[i] = s + GQ * h;
@@ -218,7 +218,7 @@ static void backward_r(const void *arg, int64_t t, int64_t j, int64_t r, int64_t
     const int64_t h = w->h;
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
-    const T *from[GROUP];
+    const T *from[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) from[i] = w->da + row_at(&w->q, t, r + i) * SAVED * h + DN * h;
     memset(acc, 0, (size_t)(m * vecs) * sizeof(V));
     product(p, j, from, m, acc);

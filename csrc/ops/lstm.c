@@ -78,7 +78,7 @@ static void project(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
     const layer *w = arg;
     const int vecs = vecs_of(&w->of_m, j);
     V acc[GROUP * VECS];
-    const T *from[GROUP];
+    const T *from[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) from[i] = w->m + (r + i) * w->h;
     memset(acc, 0, (size_t)(m * vecs) * sizeof(V));
     product(&w->of_m, j, from, m, acc);
@@ -175,7 +175,7 @@ static void backward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
     if (w->project) {
-        const T *from[GROUP];
+        const T *from[GROUP] = {NULL};
         for (int64_t i = 0; i < m; i++) from[i] = w->dh + row_at(&w->q, t, r + i) * w->p;
         memset(acc, 0, (size_t)(m * vecs) * sizeof(V));
         product(p, j, from, m, acc);

@@ -30,8 +30,8 @@ from .embedding import Embedding, EmbeddingBag
 from .gru import GRU, GRUCell
 from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
-from .lstm import LSTM, LSTMCell
 from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, DiceLoss, IoULoss, L1Loss, MSELoss
+from .lstm import LSTM, LSTMCell
 from .module import Module, Parameter
 from .pool2d import (
     AdaptiveAvgPool1d,

@@ -18,6 +18,7 @@ def _normed(x, eps):
     """((x − mean)/std, mean, 1/std) of each row."""
     mean = _row_mean(x)
     d = x - mean
+    d = d - _row_mean(d)  # far from 0 the mean is rounded
     s = 1.0 / OPS.sqrt(_row_mean(d * d) + eps)
     return d * s, mean, s
 
@@ -58,8 +59,10 @@ def _rms_back(dy, x, weight, invstd, eps):
 def _layer_reference(x, weight=None, bias=None, eps=1e-5):
     n = x.shape[-1] or np.nan
     mean = x.sum(-1, keepdims=True) / n
-    s = 1 / np.sqrt(((x - mean) ** 2).sum(-1, keepdims=True) / n + eps)
-    y = (x - mean) * s * (1 if weight is None else weight) + (0 if bias is None else bias)
+    d = x - mean
+    d = d - d.sum(-1, keepdims=True) / n  # far from 0 the mean is rounded
+    s = 1 / np.sqrt((d**2).sum(-1, keepdims=True) / n + eps)
+    y = d * s * (1 if weight is None else weight) + (0 if bias is None else bias)
     return y, mean * np.array([1, 0]), s[..., 0]
 
 
