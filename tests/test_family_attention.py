@@ -123,7 +123,7 @@ def test_weights_and_their_gradients():
 
 
 def test_dropped_weights():
-    q, k, v = draw((4, 60, 4), (4, 60, 4), (4, 60, 60))
+    q, k = draw((4, 60, 4), (4, 60, 4))
     eye = pynn.tensor(np.broadcast_to(np.eye(60), (4, 60, 60)).copy())
     pynn.manual_seed(0)
     kept = sdpa(q, k, eye, dropout_p=0.5).numpy()
