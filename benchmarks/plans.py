@@ -1,11 +1,11 @@
 """What plans and sessions cost and gain, each figure beside its target.
 
-    python benchmarks/plans.py [own] [steps] [serve] [chains] [threads] [--python PEER] [--rounds N]
+    python benchmarks/plans.py [own] [serve] [chains] [threads] [--python PEER] [--rounds N]
 
-PEER is a Python that has torch, jax, onnx and onnxruntime (default: this one).
+PEER is a Python that has onnx and onnxruntime (default: this one). Replayed steps beside other libraries:
+benchmarks/steps.py --plan.
 
 own      what a replayed call and its guards cost, the capturing step, page faults, memory, a busy neighbour
-steps    T1 and T2 of steps.py, replayed, beside PyTorch eager and jax.jit on one CPU
 serve    session.predict beside ONNX Runtime, NumPy in and out; several Python threads; p99
 chains   elementwise chains as one call beside the same calls one by one
 threads  T1 replayed beside eager, on two threads
@@ -18,8 +18,6 @@ import argparse
 import contextlib
 import functools
 import itertools
-import json
-import os
 import resource
 import statistics
 import sys
@@ -27,8 +25,10 @@ import threading
 import time
 
 import numpy as np
-import steps
-from turns import Worker, ratio, take_turns, told
+import turns
+from turns import excerpt, ratio, take_turns, told
+from workloads import build
+from workloads.mlp import SIZES, make_data
 
 SERVED = {"64-32-10": (64, 32, 10), "784-256-128-10": (784, 256, 128, 10)}
 
@@ -55,12 +55,12 @@ def line(what, figures, unit, scale, target):
 
 def trained(name, plan=True):
     """A step of steps.py, its compiled function, and one batch."""
-    step = steps.make_step("pynn", name, False, plan)
+    step = build(name, "pynn, plan" if plan else "pynn")
     for _ in range(30):
         step()
     cells = dict(zip(step.__code__.co_freevars, (c.cell_contents for c in step.__closure__)))
-    k = cells["batch"]
-    return step, cells["train"], cells["x"][:k], cells["y"][:k]
+    k, (_, x, y) = SIZES[name][1], make_data(name)
+    return step, cells["train"], x[:k], y[:k]
 
 
 def replayed_call():
@@ -174,51 +174,6 @@ def neighbour():
 # ---- beside others --------------------------------------------------------------------------------------
 
 
-def jax_step(name):
-    """The step of steps.py in jax.jit, on the CPUs of this process."""
-    import jax
-    import jax.numpy as jnp
-
-    sizes, batch, optimizer, _ = steps.WORKLOADS[name]
-    weights, x, y = steps.make_data(sizes, batch)
-    params = [(jnp.asarray(w, jnp.float32), jnp.asarray(b, jnp.float32)) for w, b in weights]
-    zeros = jax.tree_util.tree_map(jnp.zeros_like, params)
-    state = (params, zeros, zeros, jnp.float32(0))
-
-    def loss_of(params, x, y):
-        for k, (w, b) in enumerate(params):
-            x = x @ w.T + b
-            x = jax.nn.relu(x) if k < len(params) - 1 else x
-        return -jnp.take_along_axis(jax.nn.log_softmax(x), y[:, None], 1).mean()
-
-    def update(state, x, y):
-        params, m, v, t = state
-        loss, g = jax.value_and_grad(loss_of)(params, x, y)
-        each_of, t = jax.tree_util.tree_map, t + 1
-        if optimizer == "SGD":
-            m = each_of(lambda m, g: 0.9 * m + g, m, g)
-            return (each_of(lambda p, m: p - 0.01 * m, params, m), m, v, t), loss
-        m = each_of(lambda m, g: 0.9 * m + 0.1 * g, m, g)
-        v = each_of(lambda v, g: 0.999 * v + 0.001 * g * g, v, g)
-        a, b = 1 - 0.9**t, 1 - 0.999**t
-        params = each_of(lambda p, m, v: p - 1e-3 * (m / a) / (jnp.sqrt(v / b) + 1e-8), params, m, v)
-        return (params, m, v, t), loss
-
-    update = jax.jit(update, donate_argnums=0)
-    count = 0
-
-    def step():
-        nonlocal state, count
-        k = count * batch % len(x)
-        count += 1
-        state, loss = update(state, x[k : k + batch], y[k : k + batch])
-        if count % 10 == 0:
-            loss.item()
-        return loss
-
-    return step
-
-
 def serving(lib, sizes, batch):
     """A function from nothing to the prediction for a batch, as an array."""
     rng = np.random.default_rng(0)
@@ -264,62 +219,34 @@ def served(weights):
     return nn.Sequential(*layers[:-1]).session()
 
 
-def made(lib, what, name, batch):
-    if what == "serve":
-        return serving(lib, SERVED[name], batch)
-    return jax_step(name) if lib == "jax" else steps.make_step(lib, name, False, lib == "pynn")
-
-
-def worker(lib, what, name, batch):
-    """Answers each line of input, a number of calls, with the seconds that they took."""
-    if lib == "jax":
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    elif lib == "torch":
-        import torch
-
-        torch.set_num_threads(1)
-    elif lib == "pynn":
+def worker(lib, name, batch):
+    """One library's process."""
+    if lib == "pynn":
         import pynn
 
         pynn.set_num_threads(1)
-    fn = made(lib, what, name, batch)
-    first = [np.asarray(fn()).ravel()[:5].tolist() for _ in range(3)] if lib != "torch" else [
-        fn().detach().numpy().ravel()[:5].tolist() for _ in range(3)
-    ]  # fmt: skip
-    print(json.dumps(first), flush=True)
-    for line in sys.stdin:
-        n = int(line)
-        start = time.perf_counter()
-        for _ in range(n):
-            fn()
-        print(time.perf_counter() - start, flush=True)
+    fn = serving(lib, SERVED[name], batch)
+    turns.serve(excerpt([fn()])[0], {"call": fn})
 
 
-def beside(what, name, batch, peers, options):
-    """{peer: ratio} of one case."""
+def beside(name, batch, options):
+    """ONNX Runtime's time beside pynn's."""
+    libs = {"pynn": sys.executable, "onnxruntime": options.python}
     workers = {
-        lib: Worker([sys.executable if lib == "pynn" else options.python, __file__, what, "--worker", lib,
-                     "--case", name, "--batch", str(batch)])
-        for lib in ("pynn", *peers)
-    }  # fmt: skip
+        lib: turns.Worker([python, __file__, "--worker", lib, "--case", name, "--batch", str(batch)])
+        for lib, python in libs.items()
+    }
     first = {lib: w.results() for lib, w in workers.items()}
-    for lib in peers:
-        np.testing.assert_allclose(first["pynn"], first[lib], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(first["pynn"], first["onnxruntime"], rtol=1e-3, atol=1e-5)
     times = take_turns(workers, str, options.rounds)
     for w in workers.values():
         w.close()
-    return {lib: ratio(times, lib) for lib in peers}
-
-
-def steps_beside(options):
-    for name, targets in (("T2", {"torch": 18, "jax": 5}), ("T1", {"torch": 2.5, "jax": 1.2})):
-        for lib, r in beside("steps", name, 0, tuple(targets), options).items():
-            print(f"{name} replayed: {told(lib, r)}; target ≥ {targets[lib]}", flush=True)
+    return ratio(times, "onnxruntime")
 
 
 def serve(options):
     for name, batch, share in (("64-32-10", 1, 0.5), ("784-256-128-10", 1, 0.75), ("784-256-128-10", 64, 1.0)):
-        r = beside("serve", name, batch, ("onnxruntime",), options)["onnxruntime"]
+        r = beside(name, batch, options)
         low, high = r["range"]
         print(f"{name} at batch {batch}: {told('ONNX Runtime', r)}; its time x {1 / r['ratio']:.2f} "
               f"({1 / high:.2f}–{1 / low:.2f}); target ≤ {share}", flush=True)  # fmt: skip
@@ -421,7 +348,7 @@ def threads():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = ("own", "steps", "serve", "chains", "threads")
+    parts = ("own", "serve", "chains", "threads")
     parser.add_argument("parts", nargs="*", choices=[*parts, []], default=list(parts))
     parser.add_argument("--python", default=sys.executable, help="a Python that has the other libraries")
     parser.add_argument("--rounds", type=int, default=9)
@@ -430,13 +357,13 @@ def main():
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, options.parts[0], options.case, options.batch)
+        worker(options.worker, options.case, options.batch)
         return
     import pynn
 
     for part in options.parts:
         pynn.set_num_threads(1)
-        {"own": own, "steps": lambda: steps_beside(options), "serve": lambda: serve(options), "chains": chains,
+        {"own": own, "serve": lambda: serve(options), "chains": chains,
          "threads": threads}[part]()  # fmt: skip
 
 
