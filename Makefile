@@ -47,7 +47,7 @@ ASAN_RUN = LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) \
 	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=lib ../../$(PY)
 asan: $(VENV)/.test  ## the op tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	PYNN_SANITIZE=address,undefined $(PY) setup.py -q build --build-base build/asan --build-lib build/asan/lib
+	CFLAGS=-O1 PYNN_SANITIZE=address,undefined $(PY) setup.py -q build --build-base build/asan --build-lib build/asan/lib
 	cd build/asan && $(ASAN_RUN) -c "import pynn._core as c; assert 'asan' in c.__file__, c.__file__"
 	cd build/asan && $(ASAN_RUN) -m pytest $(abspath $(OP_TESTS)) -q -p no:cacheprovider $(ARGS)
 

@@ -3,7 +3,7 @@
     python benchmarks/bones.py [FIGURE ...] [--python PEER]
 
 Each figure is taken in processes of its own, as a median with its range, and printed beside what it must
-reach. Training on data of T1 and T2 is that of steps.py and of tests/test_training.py, which asserts what
+reach. Training on data of T1 and T2 is that of workloads/ and of tests/test_training.py, which asserts what
 holds on any machine (bits, memory, imports). `torch` needs PEER, a Python that has torch.
 """
 
@@ -60,12 +60,12 @@ def add():
 
 
 def t2_step():
-    from steps import make_step
+    from workloads import build
 
     import pynn
 
     pynn.set_num_threads(1)
-    step = make_step("pynn", "T2")
+    step = build("T2", "pynn")
     for _ in range(100):
         step()
     return step
@@ -160,8 +160,8 @@ def imports():
 
 FIRST_STEP = """
 import time
-from steps import make_step
-make_step("pynn", "T1")().item()
+from workloads import build
+build("T1", "pynn")().item()
 print(time.monotonic())
 """
 
@@ -178,11 +178,11 @@ def first():
 
 def scipy():
     """modules of SciPy after 10 steps of T1"""
-    from steps import make_step
+    from workloads import build
 
     import pynn  # noqa: F401
 
-    step = make_step("pynn", "T1")
+    step = build("T1", "pynn")
     for _ in range(10):
         step().item()
     return sum(name.partition(".")[0] == "scipy" for name in sys.modules)
@@ -232,7 +232,8 @@ def torch(python):
     """PyTorch's eager step of T2, in pynn's time"""
     from steps import compare
 
-    return compare("T2", ["torch"], argparse.Namespace(python=python, threads=1, rounds=ROUNDS, plan=False))[0]
+    options = {"python": python, "threads": 1, "rounds": ROUNDS, "plan": False, "peers": "torch", "budget": 0.3}
+    return compare("T2", argparse.Namespace(**options))[0]
 
 
 FIGURES = {  # function: what it must reach; at most, but for torch

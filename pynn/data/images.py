@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import queue
 import struct
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 from ..tensor import Tensor
 from .augment import Augment
 from .loader import DataLoader
+from .prefetch import prefetched
 
 __all__ = ["ImageLoader", "image_folder", "read_cifar", "read_idx"]
 
@@ -113,7 +112,10 @@ class ImageLoader:
         batch_size, shuffle, drop_last, generator: as DataLoader's.
         prefetch: how many batches are kept ready; 0 makes each when it is asked for. The batches are the same.
 
-    Each iteration is an epoch; set `epoch` to begin with another.
+    Each iteration is an epoch; set `epoch` to begin with another. A Trainer resumes within one.
+
+    Raises:
+        ValueError: another number of labels than of images, prefetch below 0.
     """
 
     def __init__(
@@ -134,54 +136,22 @@ class ImageLoader:
         """The number of batches of an epoch."""
         return len(self._numbers)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        numbers = [rows.numpy_copy() for (rows,) in self._numbers]  # drawn now, by the caller's thread
+    def take_key(self) -> list[int]:
+        """What fixes one iteration: the epoch, then DataLoader's key where the order is drawn."""
         epoch, self.epoch = self.epoch, self.epoch + 1
-        made = (self._batch(rows, epoch) for rows in numbers)
-        return _ahead(made, self.prefetch) if self.prefetch else made
+        return [epoch, *(self._numbers.take_key() or ())]
+
+    def batches(self, key: list[int], start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches from number `start` on, of the epoch and in the order that key fixes."""
+        epoch, *order = key
+        self.epoch = epoch + 1
+        made = (self._batch(rows.numpy_copy(), epoch) for (rows,) in self._numbers.batches(order or None, start))
+        return prefetched(made, self.prefetch) if self.prefetch else made
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches(self.take_key())
 
     def _batch(self, rows, epoch):
         images, labels = self.images[rows], self.labels[rows]
         x, y = self.augment(images, labels, epoch=epoch, index=rows, n_classes=self.n_classes)
         return x, y if isinstance(y, Tensor) else Tensor(y)
-
-
-_END = object()
-
-
-def _ahead(made: Iterator, n: int) -> Iterator:
-    """What `made` gives, of which a thread makes up to n ahead; its exceptions are raised in their place."""
-    ready: queue.Queue = queue.Queue(n)
-    stop = threading.Event()
-
-    def put(item) -> bool:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    def work():
-        try:
-            for item in made:
-                if not put((item, None)):
-                    return
-            put((_END, None))
-        except BaseException as e:  # whatever it is, the caller is to see it
-            put((_END, e))
-
-    worker = threading.Thread(target=work, daemon=True, name="pynn-prefetch")
-    worker.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is _END:
-                return
-            yield item
-    finally:
-        stop.set()
-        worker.join()

@@ -40,7 +40,9 @@ class LRScheduler:
             if last_epoch == -1:
                 group.setdefault("initial_lr", group["lr"])
             elif "initial_lr" not in group:
-                raise KeyError(f"param 'initial_lr' is not specified in param_groups[{k}] when resuming an optimizer")
+                raise KeyError(
+                    f"{type(self).__name__}: param_groups[{k}] has no 'initial_lr', which last_epoch >= 0 needs"
+                )
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._last_lr: list[float] = []
@@ -93,7 +95,7 @@ class _ByFunction(LRScheduler):
         n = len(optimizer.param_groups)
         self.lr_lambdas = list(lr_lambda) if isinstance(lr_lambda, (list, tuple)) else [lr_lambda] * n
         if len(self.lr_lambdas) != n:
-            raise ValueError(f"Expected {n} lr_lambdas, but got {len(self.lr_lambdas)}")
+            raise ValueError(f"LambdaLR: argument 'lr_lambda': expected {n} functions, got {len(self.lr_lambdas)}")
         super().__init__(optimizer, last_epoch)
 
 
@@ -142,7 +144,7 @@ class ConstantLR(LRScheduler):
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1):
         if not 0 <= factor <= 1.0:
-            raise ValueError("Constant multiplicative factor expected to be between 0 and 1.")
+            raise ValueError(f"ConstantLR: argument 'factor': expected a number in [0, 1], got {factor}")
         self.factor, self.total_iters = factor, total_iters
         super().__init__(optimizer, last_epoch)
 
@@ -164,9 +166,9 @@ class LinearLR(LRScheduler):
         last_epoch: int = -1,
     ):
         if not 0 < start_factor <= 1.0:
-            raise ValueError("Starting multiplicative factor expected to be greater than 0 and less or equal to 1.")
+            raise ValueError(f"LinearLR: argument 'start_factor': expected a number in (0, 1], got {start_factor}")
         if not 0 <= end_factor <= 1.0:
-            raise ValueError("Ending multiplicative factor expected to be between 0 and 1.")
+            raise ValueError(f"LinearLR: argument 'end_factor': expected a number in [0, 1], got {end_factor}")
         self.start_factor, self.end_factor, self.total_iters = start_factor, end_factor, total_iters
         super().__init__(optimizer, last_epoch)
 
@@ -258,7 +260,7 @@ class _Cycling(LRScheduler):
 
     def _check_momentum(self, optimizer: Optimizer) -> None:
         if self.cycle_momentum and not ("momentum" in optimizer.defaults or "betas" in optimizer.defaults):
-            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
+            raise ValueError("cycle_momentum=True: expected an optimizer with momentum or betas, got one without")
 
 
 class OneCycleLR(_Cycling):
@@ -295,15 +297,17 @@ class OneCycleLR(_Cycling):
     ):
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
-                raise ValueError("You must define either total_steps OR (epochs AND steps_per_epoch)")
+                raise ValueError("OneCycleLR: expected total_steps, or epochs and steps_per_epoch, got neither")
             _positive(type(self), "epochs", epochs)
             _positive(type(self), "steps_per_epoch", steps_per_epoch)
             total_steps = epochs * steps_per_epoch
         _positive(type(self), "total_steps", total_steps)
         if not 0 <= pct_start <= 1:
-            raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
+            raise ValueError(f"OneCycleLR: argument 'pct_start': expected a number in [0, 1], got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
+            raise ValueError(
+                f"OneCycleLR: argument 'anneal_strategy': expected 'cos' or 'linear', got {anneal_strategy!r}"
+            )
         self.total_steps, self.anneal_strategy, self.cycle_momentum = total_steps, anneal_strategy, cycle_momentum
         self._check_momentum(optimizer)
         self.momenta = (max_momentum, base_momentum)
@@ -330,7 +334,7 @@ class OneCycleLR(_Cycling):
     def rate(self, base, now, group):
         t = self.last_epoch
         if t > self.total_steps:
-            raise ValueError(f"Tried to step {t} times. The specified number of total steps is {self.total_steps}")
+            raise ValueError(f"OneCycleLR: step {t} is beyond total_steps={self.total_steps}")
         for k, (begin, end, low, high) in enumerate(self.phases):
             if t <= end or k == len(self.phases) - 1:
                 part = (t - begin) / (end - begin)
@@ -372,7 +376,7 @@ class CyclicLR(_Cycling):
         last_epoch: int = -1,
     ):
         if mode not in ("triangular", "triangular2", "exp_range") and scale_fn is None:
-            raise ValueError("mode is invalid and scale_fn is None")
+            raise ValueError(f"CyclicLR: argument 'mode': expected a known mode, or a scale_fn, got {mode!r}")
         self.max_lrs = _one_each(max_lr, optimizer, "max_lr")
         if last_epoch == -1:
             for group, lr in zip(optimizer.param_groups, _one_each(base_lr, optimizer, "base_lr")):
@@ -417,12 +421,13 @@ class _Several(LRScheduler):
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None):
         name = type(self).__name__
         if len(schedulers) < 1:
-            raise ValueError(f"{name} expects at least one scheduler to be chained, but got no scheduler.")
+            raise ValueError(f"{name}: argument 'schedulers': expected at least one, got none")
         self.optimizer = schedulers[0].optimizer if optimizer is None else optimizer
         for k, s in enumerate(schedulers):
             if s.optimizer is not self.optimizer:
-                raise ValueError(f"{name} expects all schedulers to belong to the same optimizer, but got scheduler "
-                                 f"{type(s).__name__} at index {k}, which has another one.")  # fmt: skip
+                raise ValueError(
+                    f"{name}: argument 'schedulers': expected all to be of one optimizer, got another's at {k}"
+                )
         self._schedulers = list(schedulers)
 
     def state_dict(self):
@@ -448,11 +453,8 @@ class SequentialLR(_Several):
     ):
         super().__init__(schedulers, optimizer)
         if len(milestones) != len(schedulers) - 1:
-            raise ValueError(
-                f"Sequential Schedulers expects number of schedulers provided to be one more than the number of "
-                f"milestone points, but got number of schedulers {len(schedulers)} and the number of milestones to "
-                f"be equal to {len(milestones)}"
-            )
+            raise ValueError(f"SequentialLR: argument 'milestones': expected {len(schedulers) - 1} "
+                             f"for {len(schedulers)} schedulers, got {len(milestones)}")  # fmt: skip
         self._milestones, self.last_epoch = list(milestones), last_epoch + 1
         for group in optimizer.param_groups:  # the schedules have all made their first step
             group["lr"] = group["initial_lr"]
@@ -516,13 +518,17 @@ class ReduceLROnPlateau(LRScheduler):
         eps: float = 1e-8,
     ):
         if factor >= 1.0:
-            raise ValueError("Factor should be < 1.0.")
+            raise ValueError(f"ReduceLROnPlateau: argument 'factor': expected a number below 1, got {factor}")
         if mode not in ("min", "max"):
-            raise ValueError(f"mode {mode} is unknown!")
+            raise ValueError(f"ReduceLROnPlateau: argument 'mode': expected 'min' or 'max', got {mode!r}")
         if threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"threshold mode {threshold_mode} is unknown!")
+            raise ValueError(
+                f"ReduceLROnPlateau: argument 'threshold_mode': expected 'rel' or 'abs', got {threshold_mode!r}"
+            )
         if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(optimizer).__name__} is not an Optimizer")
+            raise TypeError(
+                f"ReduceLROnPlateau: argument 'optimizer': expected an Optimizer, got {type(optimizer).__name__}"
+            )
         self.optimizer, self.mode, self.factor, self.patience = optimizer, mode, factor, patience
         self.threshold, self.threshold_mode, self.cooldown, self.eps = threshold, threshold_mode, cooldown, eps
         self.min_lrs = _one_each(min_lr, optimizer, "min_lrs")
