@@ -243,3 +243,19 @@ def test_bad_arguments():
         ImageLoader(BYTES, [1])
     with pytest.raises(ValueError, match="ImageLoader: argument 'prefetch'"):
         ImageLoader(BYTES, range(6), prefetch=-1)
+
+
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_an_epoch_goes_on_from_its_middle(prefetch, shuffle):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    loader = ImageLoader(
+        images, np.arange(20), Augment(shift=1, rotate=10, seed=3), batch_size=4, shuffle=shuffle, prefetch=prefetch
+    )
+    list(loader)
+    key = loader.take_key()
+    whole = [x.numpy_copy() for x, _ in loader.batches(key)]
+    rest = [x.numpy_copy() for x, _ in loader.batches(key, 3)]
+    assert len(whole) == 5
+    np.testing.assert_array_equal(rest, whole[3:])
+    assert loader.epoch == key[0] + 1 == 2
