@@ -349,7 +349,7 @@ def threads():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = ("own", "serve", "chains", "threads")
-    parser.add_argument("parts", nargs="*", choices=[*parts, []], default=list(parts))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--python", default=sys.executable, help="a Python that has the other libraries")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -361,7 +361,7 @@ def main():
         return
     import pynn
 
-    for part in options.parts:
+    for part in options.parts or parts:
         pynn.set_num_threads(1)
         {"own": own, "serve": lambda: serve(options), "chains": chains,
          "threads": threads}[part]()  # fmt: skip
