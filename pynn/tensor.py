@@ -228,11 +228,13 @@ class Tensor(_core.TensorBase):
 
         Raises RuntimeError for a tensor with history, and for one that requires grad outside no_grad().
         """
-        array = self._writable()
+        array, storage = self._writable(), self.storage_
+        storage.hold_open(1)
         try:
             yield array
         finally:
             array.flags.writeable = False
+            storage.hold_open(-1)
             self._bump()
 
     # ---- derivatives ---------------------------------------------------------------------------

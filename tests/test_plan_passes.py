@@ -1,5 +1,7 @@
 """The passes over a plan: each is seen to have happened, and leaves every bit as it was."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -412,3 +414,63 @@ def test_weights_that_others_may_write_are_not_turned():
             array += 1
             np.testing.assert_array_equal(f(x).numpy(), OPS.linear(x, Tensor(array), None).numpy())
     assert _core.n_turned(f.plans[0]) == 0
+
+
+def test_a_slot_that_falls_idle_is_not_given_to_an_array_that_is_there():
+    """All slots are taken when some arrays are made, and others fall idle before these are read."""
+
+    def many(x):
+        a, b, c, d, e = x * 1.5, x * -0.25, x > 0.1, x * 3.0, x * 4.0
+        f, g, h, i = x < 0.3, x * 6.0, x * 7.0, x * 8.0
+        s = (a + b) * i
+        return (pynn.where(c, d, e) + pynn.where(f, g, h)) + s
+
+    assert len(calls(equal(many, rand(64, 70)))) < 10
+
+
+@pytest.mark.parametrize("how", ["a bad label", "a large weight and a bad label", "an anomaly"])
+def test_turned_weights_follow_what_a_failed_replay_wrote(how):
+    n = 600 if "large" in how else 64
+    W, x, z, labels = rand(n, n), rand(8, n), rand(4, 5), pynn.tensor([0, 1, 2, 3])
+    look = pynn.compile(lambda x: F.linear(x, W))
+
+    def write(z, labels):
+        W.copy_(W * 2.0)
+        return F.cross_entropy(z, labels) if "label" in how else z.abs().log()
+
+    step = pynn.compile(write)
+    bad = (z, pynn.tensor([0, 1, 2, 77])) if "label" in how else (z * float("nan"), labels)
+    with pynn.no_grad(), contextlib.nullcontext() if "label" in how else pynn.detect_anomaly():
+        for _ in range(2):
+            step(z, labels)
+            look(x)
+        look(x)
+        assert _core.n_turned(look.plans[0]) == 1
+        with pytest.raises((IndexError, FloatingPointError)):
+            step(*bad)
+        assert look(x).numpy_copy().tobytes() == F.linear(x, W).numpy_copy().tobytes()
+
+
+def test_weights_are_turned_only_where_their_version_tells_of_changes():
+    lin, x = nn.Linear(64, 64), rand(8, 64)
+    lent = pynn.from_numpy(lin.weight.numpy())  # read-only, and yet it changes
+    f, g = (pynn.compile(lambda x, w=w: F.linear(x, w)) for w in (lent, lin.weight))
+    with pynn.no_grad():
+        for k in range(3):
+            lin.weight.copy_(lin.weight * 2.0)
+            assert f(x).numpy_copy().tobytes() == F.linear(x, lent).numpy_copy().tobytes()
+            g(x)
+        with lin.weight.writable() as a:
+            for k in range(3):
+                a[0, k] += 1
+                assert g(x).numpy_copy().tobytes() == F.linear(x, lin.weight).numpy_copy().tobytes()
+        g(x)
+
+
+def test_turned_weights_go_with_their_plans():
+    lin, x = nn.Linear(256, 256), np.zeros((4, 256), np.float32)
+    session = lin.session()
+    for k in range(5):
+        lin.weight = nn.Parameter(rand(256, 256, seed=k))
+        session.predict(x)
+    assert session._plans.nbytes < 2 * 256 * 256 * 4

@@ -183,6 +183,11 @@ cdef class PlanCache:
         """Where plans keep weights in forms of their own; None where these change too often for that."""
         return self.packs if self.stale < STALE else None
 
+    def _trim(self):
+        """Drops the weights that no plan reads any more."""
+        used = {s for e in self.entries for s, _ in (<Entry>e).plan.turned}
+        self.packs = {key: kept for key, kept in self.packs.items() if key[0] in used}
+
     def __call__(self, *args, **kwargs):
         cdef list tensors = [], ins, outs
         cdef Entry e
@@ -237,6 +242,7 @@ cdef class PlanCache:
                 now = None if e.modules is None else self._state_of_modules()
                 if now is None or now != e.modules:
                     del self.entries[i]  # a module that has changed does not change back
+                    self._trim()
                     return self.find(form, tensors, ins)
                 e.structure = structure
             if overlaps_written(e.plan, tensors, ins):
@@ -257,8 +263,9 @@ cdef class PlanCache:
         self.clock += 1
         e.used = self.clock
         self.entries.insert(0, e)
-        while len(self.entries) > 1 and self.nbytes > max_bytes:
+        while len(self.entries) > 1 and sum([(<Entry>o).plan.nbytes for o in self.entries]) > max_bytes:
             self.entries.pop()
+        self._trim()
         return e
 
 

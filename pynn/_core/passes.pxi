@@ -6,6 +6,7 @@ cdef enum:
     TURN_COLUMNS = 32
     TURN_FROM = 2
     TURN_TO = 96
+    MOST_TURNED = 1 << 28  # bytes that the plans of a function may keep so
 
 cdef int64_t FUSE_BYTES = 1 << 20  # memory traffic that a chain must save
 
@@ -203,6 +204,7 @@ cdef class Chain:
     cdef dict inner(self, const int32_t *uses):
         """{buffer: slot} of temporaries that nothing else uses; uses: of each buffer in the whole plan."""
         cdef dict own = {}, last = {}, slots = {}
+        cdef set met = set()  # a slot is given when an array is made, or never
         cdef list idle = list(range(PN_CHAIN_SLOTS))
         cdef Plan p = self.plan
         cdef int64_t i, j, k
@@ -213,8 +215,9 @@ cdef class Chain:
         for i in self.calls:
             for j in range(p.call[i].first_arg, p.call[i].first_arg + p.call[i].n_arg):
                 k = p.arg_buf[j]
-                if k >= 0 and k not in slots and p.place[k].kind == TEMP and own[k] == uses[k] and idle:
+                if k >= 0 and k not in met and p.place[k].kind == TEMP and own[k] == uses[k] and idle:
                     slots[k] = idle.pop(0)
+                met.add(k)
             idle = sorted(idle + [slots[k] for k in slots if last[k] == i])
         return slots
 
@@ -513,36 +516,44 @@ cdef int turn_weights(Plan p, dict packs) except -1:
                 not is_dense(w) or w.shape[0] < TURN_COLUMNS or not TURN_FROM <= rows <= TURN_TO:
             continue
         s = p.held[p.place[p.arg_buf[j]].index]
-        if not s.exposed:
+        if may_be_turned(s):
             read_turned(p, j, s, packs)
     return 0
+
+
+cdef bint may_be_turned(Storage s) noexcept:
+    """Whether the version of s tells of every change: memory that others may write has no such version."""
+    return not s.exposed and not s.borrowed and not s.n_open
 
 
 cdef int read_turned(Plan p, int64_t j, Storage s, dict packs) except -1:
     """Argument j, a weight in s, comes from packs."""
     cdef pn_array src = p.arg[j], dst = p.arg[j]
     cdef Storage t
+    cdef int64_t version = s.version, nbytes = size_of(&src) * ITEMSIZE[src.dtype]
     key = s, p.arg_off[j], src.shape[0], src.shape[1], src.dtype
     found = packs.get(key)
     dst.strides[0], dst.strides[1] = 1, src.shape[0]
-    if found is None or found[0] != s.version:
-        t = new_storage(size_of(&src) * ITEMSIZE[src.dtype])
+    if found is None or found[0] != version:
+        if sum([kept.nbytes for _, kept in packs.values()]) + nbytes > MOST_TURNED:
+            return 0
+        t = new_storage(nbytes)
         src.data, dst.data = <char *>s.data + p.arg_off[j], t.data
         copy_into(&src, &dst)
-        packs[key] = found = s.version, t
+        packs[key] = found = version, t
     resize_plan(p, p.n_arg, p.n_par, p.n_buf + 1)
     hold(p, p.n_buf, found[1])
     p.place[p.n_buf].nbytes = (<Storage>found[1]).nbytes
     dst.data = NULL
     p.arg[j], p.arg_buf[j], p.arg_off[j] = dst, <int32_t>p.n_buf, 0
     p.n_buf += 1
-    p.turned.append((s, s.version))
+    p.turned.append((s, version))
     return 0
 
 
 cdef bint turned_fit(list turned) noexcept:
     """Whether the weights that a plan has turned are as they were."""
     for s, version in turned:
-        if (<Storage>s).version != <int64_t>version or (<Storage>s).exposed:
+        if (<Storage>s).version != <int64_t>version or not may_be_turned(s):
             return False
     return True

@@ -106,9 +106,9 @@ def plan_of(Recorder r not None, list inputs, list outs, dict packs=None):
     take_tape(p, r)
     fold_copies(p)
     drop_dead(p)
-    fuse_chains(p)
     if packs is not None and pn_grad_off and not p.bound and not p.entry:
         turn_weights(p, packs)
+    fuse_chains(p)  # last: chains point into the plan's parameters
     lay_out_pool(p)
     find_uses(p)
     find_undo(p)

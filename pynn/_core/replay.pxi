@@ -123,6 +123,8 @@ cdef bint grads_fit(Plan p, list inputs):
         if leaf._grad is None:
             return False
         g = leaf._grad
+        if g.storage is None and template is not g:  # by rows
+            return False
         if k < 0:
             if g is not template:
                 return False
@@ -173,17 +175,19 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
         point(n, k, (<TensorBase>ins[i]).storage.data if p.place[k].kind == ARGUMENT else (<Storage>stores[i]).data)
     if p.undo:
         before = [PyBytes_FromStringAndSize(<char *>(<Storage>s).data, (<Storage>s).nbytes) for s in p.undo]
-    failed = run_calls(n, times)
-    if failed < p.n_call:
-        for s, old in zip(p.undo, before or ()):
-            memcpy((<Storage>s).data, <const char *>old, (<Storage>s).nbytes)
-        call_failed(n, failed)
-    for s in p.written_held:
-        s.version = tick()
-    for s in entries:
-        s.version = tick()
-    for k in p.written_args:
-        (<TensorBase>ins[k]).storage.version = tick()
+    try:
+        failed = run_calls(n, times)
+        if failed < p.n_call:
+            for s, old in zip(p.undo, before or ()):
+                memcpy((<Storage>s).data, <const char *>old, (<Storage>s).nbytes)
+            call_failed(n, failed)
+    finally:  # what was written has another version, whatever came of it
+        for s in p.written_held:
+            s.version = tick()
+        for s in entries:
+            s.version = tick()
+        for k in p.written_args:
+            (<TensorBase>ins[k]).storage.version = tick()
     for i in range(len(p.bound)):
         template = p.bound[i][2]
         leaf_at(p.bound[i][0], inputs)._grad = rows_at(p, template, stores) if type(template) is tuple else grads[i]

@@ -55,6 +55,7 @@ cdef class Storage:
     cdef readonly int64_t version
     cdef readonly bint borrowed
     cdef readonly bint readonly
+    cdef int n_open  # contexts in which it is written under its old version
     cdef readonly bint exposed  # a writable view is outside: its version says nothing any more
     cdef int64_t rec            # the recorder under which it was made, and its buffer there; 0: none
     cdef int buf
@@ -64,6 +65,10 @@ cdef class Storage:
             storage_dies(self)
         if not self.borrowed and self.data != NULL:
             pn_free(self.data, self.nbytes)
+
+    def hold_open(self, int by):
+        """by = 1: it is written from now on without a new version; −1: no more."""
+        self.n_open += by
 
     @property
     def ptr(self):
