@@ -456,7 +456,7 @@ def test_weights_are_turned_only_where_their_version_tells_of_changes():
     lent = pynn.from_numpy(lin.weight.numpy())  # read-only, and yet it changes
     f, g = (pynn.compile(lambda x, w=w: F.linear(x, w)) for w in (lent, lin.weight))
     with pynn.no_grad():
-        for k in range(3):
+        for _ in range(3):
             lin.weight.copy_(lin.weight * 2.0)
             assert f(x).numpy_copy().tobytes() == F.linear(x, lent).numpy_copy().tobytes()
             g(x)
