@@ -93,6 +93,8 @@ class BuildExt(build_ext):
         link = ["-pthread"]
         if sanitize := os.environ.get("PYNN_SANITIZE"):
             link.append(f"-fsanitize={sanitize}")
+        elif sys.platform == "linux":
+            link.append("-Wl,--strip-debug")  # Python's own flags ask for symbols that take half of the file
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         with ThreadPoolExecutor(workers) as pool:
             ext.extra_objects = list(pool.map(compiled, self.commands(ext)))

@@ -52,7 +52,7 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
     const layer *w = arg;
     const int64_t h = w->h, u = j * PN_VL, n = units_in(&w->of_h, j, 0);
     V acc[GROUP * GATES], given[GROUP * GATES];
-    const T *from[GROUP] = {NULL}, *x[GROUP];
+    const T *from[GROUP] = {NULL}, *x[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) {
         const T *g = (w->direct ? w->bias : saved_at(w, t, r + i)) + u;
         from[i] = h_before(w, t, r + i);

@@ -44,7 +44,7 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
     const seq *q = &w->q;
     const int64_t h = w->h, u = j * PN_VL, n = units_in(&w->of_h, j, 0);
     V acc[GROUP * GATES];
-    const T *from[GROUP] = {NULL}, *x[GROUP];
+    const T *from[GROUP] = {NULL}, *x[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) {
         int64_t row = row_at(q, t, r + i);
         const T *g = w->direct ? w->bias + u : w->saved + row * SAVED * h + u;

@@ -32,7 +32,7 @@ static void forward(const void *arg, int64_t t, int64_t j, int64_t r, int64_t m)
     const panels *p = &w->of_h;
     const int vecs = vecs_of(p, j);
     V acc[GROUP * VECS];
-    const T *from[GROUP] = {NULL}, *x[GROUP];
+    const T *from[GROUP] = {NULL}, *x[GROUP] = {NULL};
     for (int64_t i = 0; i < m; i++) {
         int64_t row = row_at(&w->q, t, r + i);
         const T *given = w->direct ? w->bias : w->y + row * w->h;
