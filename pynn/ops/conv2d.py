@@ -203,7 +203,7 @@ def _act_samples(rng):
         {"activation": "leaky_relu", "p": 0.2},
         {"activation": "tanh"},
         {"activation": "hardtanh", "p": -1.5, "q": 2.0},
-        {"activation": "softplus", "p": 2.5, "q": 3.0},
+        {"activation": "softplus", "p": 2.5, "q": 20.0},
     )
     for k, (args, params) in enumerate(_samples(rng)):
         yield args, {**acts[k % len(acts)], **params}
