@@ -25,7 +25,7 @@ The derivative is given in one of three ways
 
 from __future__ import annotations
 
-import ast
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterable
@@ -38,6 +38,8 @@ from . import _core
 __all__ = ["OPS", "Effect", "ListEffect", "Op"]
 
 _ARG = re.compile(r"(\w+)\[([^\]]*)\](\?)?(?::([TCAib*])(?:<(\w+))?)?")
+_DIM = re.compile(r"(\d{0,9})([A-Za-z]\w*)?")
+_NUMBER = re.compile(r"\d+(\.\d*)?")
 _KERNELS = _core.kernels()
 LAYOUTS = ("any", "dense", "nhwc")  # that kernels want, as the engine numbers them
 _COUNTS = {"n": -1, "item": -2, "lead": -3}  # in flops and bytes, beside the named dimensions
@@ -73,9 +75,11 @@ class Registry:
 OPS = Registry()
 
 
-def parse_args(text: str, symbols: list[str]) -> list[tuple]:
-    """(name, [(symbol index, factor)], ellipsis place, kind, optional, bound) for each argument of text."""
-    specs = []
+@functools.cache  # few texts differ, and `import pynn` reads them all
+def parse_args(text: str, known: tuple[str, ...]) -> tuple[tuple[tuple, ...], tuple[str, ...]]:
+    """(name, ((symbol index, factor)), ellipsis place, kind, optional, bound) for each argument of text, and
+    the symbols: those known, then new ones."""
+    specs, symbols = [], list(known)
     rest = _ARG.sub("", text).strip()
     if rest:
         raise ValueError(f"entry: could not read {rest!r} in {text!r}")
@@ -85,7 +89,7 @@ def parse_args(text: str, symbols: list[str]) -> list[tuple]:
             if token == "..." and ell < 0:
                 ell = len(dims)
                 continue
-            read = re.fullmatch(r"(\d{0,9})([A-Za-z]\w*)?", token)
+            read = _DIM.fullmatch(token)
             if not read or (read[1] and read[2] and int(read[1]) == 0):
                 raise ValueError(f"entry: could not read dimension {token!r} of {name!r} in {text!r}")
             factor, symbol = read.groups()
@@ -94,33 +98,26 @@ def parse_args(text: str, symbols: list[str]) -> list[tuple]:
             dims.append((symbols.index(symbol) if symbol else -1, int(factor or 1)))
         if bound and bound not in symbols:
             symbols.append(bound)
-        specs.append((name, dims, ell, kind or "T", bool(optional), symbols.index(bound) if bound else -1))
-    return specs
+        specs.append((name, tuple(dims), ell, kind or "T", bool(optional), symbols.index(bound) if bound else -1))
+    return tuple(specs), tuple(symbols)
 
 
-def parse_flops(text: str, symbols: list[str]) -> list[tuple[float, list[int]]]:
+def parse_flops(text: str, symbols: tuple[str, ...]) -> list[tuple[float, list[int]]]:
     """[(coefficient, [symbol index, or what _COUNTS says])] of a sum of products."""
-
-    def terms(node):
-        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-            return terms(node.left) + terms(node.right)
+    terms = []
+    for product in text.split("+"):
         coef, syms = 1.0, []
-        stack = [node]
-        while stack:
-            v = stack.pop()
-            if isinstance(v, ast.BinOp) and isinstance(v.op, ast.Mult):
-                stack += [v.left, v.right]
-            elif isinstance(v, ast.Constant):
-                coef *= v.value
-            elif isinstance(v, ast.Name) and (v.id in _COUNTS or v.id in symbols):
-                syms.append(_COUNTS[v.id] if v.id in _COUNTS else symbols.index(v.id))
+        for factor in (f.strip() for f in product.split("*")):
+            if _NUMBER.fullmatch(factor):
+                coef *= float(factor)
+            elif factor in _COUNTS or factor in symbols:
+                syms.append(_COUNTS[factor] if factor in _COUNTS else symbols.index(factor))
             else:
                 known = ", ".join([*_COUNTS, *symbols])
-                raise ValueError(f"entry: could not read {ast.unparse(v)!r} in {text!r}: expected a sum of products of "
+                raise ValueError(f"entry: could not read {factor!r} in {text!r}: expected a sum of products of "
                                  f"numbers and {known}")  # fmt: skip
-        return [(coef, syms)]
-
-    return terms(ast.parse(text, mode="eval").body)
+        terms.append((coef, syms))
+    return terms
 
 
 class Op(_core.OpBase):
@@ -203,9 +200,10 @@ class Op(_core.OpBase):
         doc: str = "",
         register: bool = True,
     ):
-        symbols: list[str] = []
-        self.in_specs = parse_args(ins, symbols) + parse_args(writes, symbols)
-        self.out_specs = parse_args(outs, symbols)
+        read, symbols = parse_args(ins, ())
+        written, symbols = parse_args(writes, symbols)
+        self.in_specs = read + written
+        self.out_specs, symbols = parse_args(outs, symbols)
         self.doc, self.samples, self.errors, self.reference = doc, samples, tuple(errors), reference
         self.domain, self.kinks, self.kernel, self.layout = domain or {}, kinks, kernel, layout
         self.valid = valid or {}
@@ -213,7 +211,7 @@ class Op(_core.OpBase):
         self.__doc__ = f"{name}({ins}) → {outs}\n\n{doc}"
         self._set_name(name, dict(params or {}))
         self.compares = compares
-        self._set_specs(self.in_specs, self.out_specs, symbols, len(parse_args(writes, symbols)))
+        self._set_specs(self.in_specs, self.out_specs, symbols, len(written))
         self._set_flops(parse_flops(flops, symbols))
         if bytes is not None:
             self._set_bytes(parse_flops(bytes, symbols))
@@ -273,10 +271,10 @@ class Op(_core.OpBase):
         ]
         grads = [("d" + n, dims, ell, "T", True, -1) for n, dims, ell, kind, _, _ in self.in_specs if kind == "T"]
         b = _DerivedBwd.__new__(_DerivedBwd)
-        b.in_specs, b.out_specs = dys + ins + outs, grads
+        b.in_specs, b.out_specs = (*dys, *ins, *outs), tuple(grads)
         b._set_name(self.name + "_bwd", {**self.defaults, "_need": -1})
         b._set_specs(b.in_specs, b.out_specs, self.sym_names, 0)
-        b._set_flops(parse_flops(self.flops, list(self.sym_names)))
+        b._set_flops(parse_flops(self.flops, self.sym_names))
         b._bind_kernel(kernel, LAYOUTS.index(self.layout), self.like, True)
         if self.bwd_formula is not None:
             formula = _asking(self.bwd_formula, [k for k, s in enumerate(self.in_specs) if s[3] == "T"])
