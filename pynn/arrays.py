@@ -1,4 +1,4 @@
-"""The door: whatever users have becomes real, finite, row-major NumPy arrays, or a clear error."""
+"""The door: whatever users have becomes real, finite, row-major NumPy arrays, and counts integers, or a clear error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,26 @@ import numpy as np
 
 from .tensor import Tensor
 
-__all__ = ["check_finite", "real_array"]
+__all__ = ["as_count", "as_counts", "check_finite", "real_array"]
+
+
+def as_count(what: str, name: str, value: Any, least: int = 1) -> int:
+    """value as an int. Raises ValueError for what is no integer of at least `least`; a bool is none."""
+    if not _is_count(value, least):
+        raise ValueError(f"{what}: argument '{name}': expected an integer >= {least}, got {value!r}")
+    return int(value)
+
+
+def as_counts(what: str, name: str, value: Any, n: int, least: int = 1) -> tuple[int, ...]:
+    """value, an integer or n of them, as a tuple of n. Raises ValueError as as_count does."""
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    if len(values) not in (1, n) or not all(_is_count(v, least) for v in values):
+        raise ValueError(f"{what}: argument '{name}': expected an integer >= {least} or {n} of them, got {value!r}")
+    return tuple(map(int, values)) * (n // len(values))
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
 
 
 def real_array(value: Any, what: str) -> np.ndarray:

@@ -262,14 +262,14 @@ BAD = [
     ("conv2d", (X, W[0]), {}, r"'weight': expected shape \(O, I, kH, kW\), got \(3, 3, 3\)"),
     ("conv2d", (X, np.ones((4, 3, 11, 3), np.float32)), {"padding": (1, 0)},
      r"'input': expected at least as many elements, padded, as the kernel spans \(11, 3\), got \(10, 8\)"),
-    ("conv2d", (X, W), {"stride": 0}, r"'stride': expected an integer of at least 1 or 2 of them, got 0"),
-    ("conv2d", (X, W), {"stride": (1, 2, 3)}, r"'stride': expected an integer of at least 1 or 2 of them"),
-    ("conv2d", (X, W), {"dilation": 1.5}, r"'dilation': expected an integer of at least 1"),
-    ("conv2d", (X, W), {"padding": -1}, r"'padding': expected an integer of at least 0"),
+    ("conv2d", (X, W), {"stride": 0}, r"'stride': expected an integer >= 1 or 2 of them, got 0"),
+    ("conv2d", (X, W), {"stride": (1, 2, 3)}, r"'stride': expected an integer >= 1 or 2 of them"),
+    ("conv2d", (X, W), {"dilation": 1.5}, r"'dilation': expected an integer >= 1"),
+    ("conv2d", (X, W), {"padding": -1}, r"'padding': expected an integer >= 0"),
     ("conv2d", (X, W), {"padding": "full"}, r"'padding': expected numbers, 'same' or 'valid', got 'full'"),
     ("conv2d", (X, W), {"padding": "same", "stride": 2}, r"'padding': expected numbers or 'valid' with stride 2"),
     ("conv2d", (X, W), {"groups": 2}, r"'input': expected channels that groups=2 divide, got 3"),
-    ("conv2d", (X, W), {"groups": 0}, r"'groups': expected an integer of at least 1, got 0"),
+    ("conv2d", (X, W), {"groups": 0}, r"'groups': expected an integer >= 1, got 0"),
     ("conv2d", (X, W, np.ones(3, np.float32)), {}, r"'bias': expected shape \(4,\), got \(3,\)"),
     ("conv1d", (X, W), {}, r"'input': expected shape \(N, C, L\) or \(C, L\), got \(2, 3, 8, 8\)"),
     ("conv_transpose2d", (X, W), {}, r"'input': expected 4 channels, as weight \(4, 3, 3, 3\) has, got shape"),
@@ -288,7 +288,7 @@ def test_bad_calls(name, args, options, pattern):
 
 def test_bad_layers():
     for make, pattern in (
-        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: argument 'kernel_size': expected an integer of at least 1"),
+        (lambda: nn.Conv2d(3, 4, 0), "Conv2d: argument 'kernel_size': expected an integer >= 1"),
         (
             lambda: nn.Conv2d(3, 4, 3, groups=2),
             "Conv2d: argument 'in_channels': expected a number that groups=2 divide",

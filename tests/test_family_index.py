@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import pynn
 from pynn import OPS, Tensor, _core
+from pynn.nn import functional as F
 from pynn.ops import index
 
 RNG = None  # a generator of its own for each test
@@ -289,7 +290,7 @@ FUNCTIONS = {
     "cat": lambda x: pynn.cat([x, x[:, :1], x], 1),
     "stack": lambda x: pynn.stack([x, x * 2], -1),
     "split": lambda x: pynn.split(x, [1, 3], 2)[1],
-    "pad": lambda x: index.pad(x, (1, 2, -1, 1), value=3.0),
+    "pad": lambda x: F.pad(x, (1, 2, -1, 1), value=3.0),
     "flip": lambda x: pynn.flip(x, (0, 2)),
     "roll": lambda x: pynn.roll(x, (1, -1), (0, 2)),
     "cumsum": lambda x: pynn.cumsum(x, 1),
@@ -447,21 +448,21 @@ def test_stack_split_chunk():
 def test_pad_flip_roll(dtype):
     a = numbered(3, 4).astype(dtype)
     x = Tensor(a)
-    np.testing.assert_array_equal(index.pad(x, (1, 2, 0, 1)).numpy(), np.pad(a, ((0, 1), (1, 2))))
+    np.testing.assert_array_equal(F.pad(x, (1, 2, 0, 1)).numpy(), np.pad(a, ((0, 1), (1, 2))))
     cut = np.pad(a, ((0, 0), (0, 1)), constant_values=1)[:, 1:]
-    np.testing.assert_array_equal(index.pad(x, (-1, 1), value=1).numpy(), cut)
+    np.testing.assert_array_equal(F.pad(x, (-1, 1), value=1).numpy(), cut)
     np.testing.assert_array_equal(pynn.flip(x, [0, 1]).numpy(), a[::-1, ::-1])
     assert not shares_memory(x, pynn.flip(x, 0))
     np.testing.assert_array_equal(pynn.roll(x, 5).numpy(), np.roll(a, 5))
     np.testing.assert_array_equal(pynn.roll(x, (1, -2), (0, 1)).numpy(), np.roll(a, (1, -2), (0, 1)))
     with pytest.raises(ValueError, match="pad: argument 'pad'"):
-        index.pad(x, (1,))
+        F.pad(x, (1,))
     with pytest.raises(ValueError, match="pad: argument 'pad'"):
-        index.pad(x, (-3, -2))
+        F.pad(x, (-3, -2))
 
 
 def test_pad_with_infinity_and_cumsum():
-    assert index.pad(pynn.ones(1), (1, 0), value=float("-inf")).tolist() == [float("-inf"), 1]
+    assert F.pad(pynn.ones(1), (1, 0), value=float("-inf")).tolist() == [float("-inf"), 1]
     a = RNG.standard_normal((3, 1000)).astype(np.float32)
     np.testing.assert_allclose(pynn.cumsum(Tensor(a), -1).numpy(), np.cumsum(a, -1, np.float64), rtol=2e-6, atol=1e-5)
     assert Tensor([True, True]).cumsum(0).tolist() == [1, 2]

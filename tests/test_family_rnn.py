@@ -402,8 +402,8 @@ def test_classifier():
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
-        (lambda: nn.LSTM(0, 4), ValueError, r"^LSTM: argument 'input_size': expected a positive number, got 0$"),
-        (lambda: nn.GRU(3, 4.0), ValueError, r"^GRU: argument 'hidden_size': expected a positive number, got 4\.0$"),
+        (lambda: nn.LSTM(0, 4), ValueError, r"^LSTM: argument 'input_size': expected an integer >= 1, got 0$"),
+        (lambda: nn.GRU(3, 4.0), ValueError, r"^GRU: argument 'hidden_size': expected an integer >= 1, got 4\.0$"),
         (lambda: nn.RNN(3, 4, nonlinearity="sin"), ValueError,
          r"^RNN: argument 'nonlinearity': expected 'tanh' or 'relu', got 'sin'$"),
         (lambda: nn.RNNCell(3, 4, nonlinearity="sin"), ValueError, r"^RNNCell: argument 'nonlinearity'"),

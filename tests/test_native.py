@@ -43,7 +43,8 @@ def build(folder, *args):
 
 
 def run(program, *args, **env):
-    done = subprocess.run([str(program), *args], capture_output=True, text=True, timeout=300, env={**os.environ, **env})
+    limit, env = 1800 if FULL else 300, {**os.environ, **env}
+    done = subprocess.run([str(program), *args], capture_output=True, text=True, timeout=limit, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -92,12 +92,12 @@ def test_recorded_steps_are_replayed_while_the_rate_changes():
 
 BAD = {
     "no optimizer": (lambda m, o: m.StepLR(3, 1), TypeError, "StepLR: argument 'optimizer': expected an .*got int"),
-    "step size": (lambda m, o: m.StepLR(o, 0), ValueError, "'step_size': expected a positive integer, got 0"),
+    "step size": (lambda m, o: m.StepLR(o, 0), ValueError, "'step_size': expected an integer >= 1, got 0"),
     "lambdas": (lambda m, o: m.LambdaLR(o, [abs, abs]), ValueError, "'lr_lambda': expected 1 functions, got 2"),
     "constant": (lambda m, o: m.ConstantLR(o, 2), ValueError, "'factor': expected a number"),
     "linear start": (lambda m, o: m.LinearLR(o, 0), ValueError, "'start_factor'"),
     "linear end": (lambda m, o: m.LinearLR(o, 0.1, 2), ValueError, "'end_factor'"),
-    "restarts": (lambda m, o: m.CosineAnnealingWarmRestarts(o, 1.5), ValueError, "'T_0': expected a positive integer"),
+    "restarts": (lambda m, o: m.CosineAnnealingWarmRestarts(o, 1.5), ValueError, "'T_0': expected an integer >= 1"),
     "steps": (lambda m, o: m.OneCycleLR(o, 1.0), ValueError, r"expected total_steps, or epochs"),
     "pct": (lambda m, o: m.OneCycleLR(o, 1.0, 10, pct_start=2), ValueError, "'pct_start': expected a number"),
     "anneal": (lambda m, o: m.OneCycleLR(o, 1.0, 10, anneal_strategy="x"), ValueError, "'cos' or 'linear'"),

@@ -4,8 +4,8 @@
  *   nearest        floor(p r)
  *   bilinear       the neighbours of s = max(0, (p + 1/2) r - 1/2), or s = p r where corners are aligned,
  *                  by 1 - (s - floor(s)) and s - floor(s)
- *   pads           p - r: `value` outside of the image (constant), or mirrored without the edge (reflect),
- *                  the edge (replicate), the other side (circular); a negative r crops
+ *   pads           p - r, mirrored without the edge (reflect), the edge (replicate) or the other side
+ *                  (circular) outside of the image; a negative r crops
  *   resize_spread2d  dx[h, w] = Σ a[p, h] b[q, w] dy[p, q]
  *
  * The adjoint adds whole rows of y one after the other into an item's image, a strip of channels at a
@@ -20,9 +20,9 @@
 #define STRIP 64 /* channels of an item that a chunk of the adjoint takes */
 #define WORK 16384
 
-enum { NEAREST, BILINEAR, ALIGNED, CONSTANT, REFLECT, REPLICATE, CIRCULAR };
+enum { NEAREST, BILINEAR, ALIGNED, REFLECT, REPLICATE, CIRCULAR };
 
-typedef struct taps { /* y = (1 - t) x[lo] + t x[hi]; lo < 0: outside */
+typedef struct taps { /* y = (1 - t) x[lo] + t x[hi] */
     int64_t lo, hi;
     T t;
 } taps;
@@ -34,7 +34,6 @@ typedef struct resize {
         strips; /* h, w: the image; oh, ow: what is made of it */
     int mode;
     double rh, rw;
-    T value;
 } resize;
 
 static taps taps_of(int mode, int64_t i, int64_t n, double r) {
@@ -49,7 +48,6 @@ static taps taps_of(int mode, int64_t i, int64_t n, double r) {
     if (mode == REFLECT && at >= n) at = 2 * (n - 1) - at;
     if (mode == REPLICATE) at = pn_max((int64_t)0, pn_min(n - 1, at));
     if (mode == CIRCULAR) at = at < 0 ? at + n : at >= n ? at - n : at;
-    if (mode == CONSTANT && (at < 0 || at >= n)) at = -1;
     return (taps){at, at, 0};
 }
 
@@ -68,14 +66,12 @@ static void resize_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     (void)c, (void)worker;
     for (int64_t line = chunk * z->per; line < last; line++) {
         const taps v = taps_of(z->mode, line % z->oh, z->h, z->rh);
-        const T *upper = z->x + (line / z->oh * z->h + pn_max((int64_t)0, v.lo)) * z->w * C;
+        const T *upper = z->x + (line / z->oh * z->h + v.lo) * z->w * C;
         const T *lower = upper + (v.hi - v.lo) * z->w * C;
         T *y = z->y + line * z->ow * C;
         for (int64_t q = 0; q < z->ow; q++, y += C) {
             const taps u = taps_of(z->mode, q, z->w, z->rw);
-            if (v.lo < 0 || u.lo < 0)
-                for (int64_t i = 0; i < C; i++) y[i] = z->value;
-            else if (z->mode == BILINEAR || z->mode == ALIGNED)
+            if (z->mode == BILINEAR || z->mode == ALIGNED)
                 blend(y, upper + u.lo * C, upper + u.hi * C, lower + u.lo * C, lower + u.hi * C,
                       u.t, v.t, C);
             else
@@ -99,11 +95,9 @@ static void spread_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     for (int64_t i = 0; i < z->h * z->w; i++) memset(image + i * C, 0, (size_t)n * sizeof(T));
     for (int64_t p = 0; p < z->oh; p++) {
         const taps v = taps_of(z->mode, p, z->h, z->rh);
-        T *upper = image + pn_max((int64_t)0, v.lo) * z->w * C,
-          *lower = upper + (v.hi - v.lo) * z->w * C;
+        T *upper = image + v.lo * z->w * C, *lower = upper + (v.hi - v.lo) * z->w * C;
         for (int64_t q = 0; q < z->ow; q++, dy += C) {
             const taps u = taps_of(z->mode, q, z->w, z->rw);
-            if (v.lo < 0 || u.lo < 0) continue;
             add_scaled(upper + u.lo * C, dy, (1 - v.t) * (1 - u.t), n);
             if (!blends) continue;
             add_scaled(upper + u.hi * C, dy, (1 - v.t) * u.t, n);
@@ -127,7 +121,6 @@ PN_FN(resize2d_fwd) {
     resize z = resize_of(x, y);
     z.x = x->data, z.y = y->data, z.mode = (int)PAR(resize2d_fwd, mode).i;
     z.rh = PAR(resize2d_fwd, rh).f, z.rw = PAR(resize2d_fwd, rw).f;
-    z.value = (T)PAR(resize2d_fwd, value).f;
     z.per = pn_max(1, pn_grain(WORK) / pn_max(1, z.ow * z.channels));
     pn_for(c, pn_ceil_div(z.items * z.oh, z.per), resize_chunk, &z);
 }

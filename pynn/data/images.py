@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..arrays import as_count
 from ..tensor import Tensor
 from .augment import Augment
 from .loader import DataLoader
@@ -122,12 +123,11 @@ class ImageLoader:
         self, images, labels, augment: Augment | None = None, *, batch_size: int = 32, shuffle: bool = False,
         drop_last: bool = False, generator=None, prefetch: int = 0, n_classes: int | None = None,
     ):  # fmt: skip
-        if isinstance(prefetch, bool) or not isinstance(prefetch, (int, np.integer)) or prefetch < 0:
-            raise ValueError(f"ImageLoader: argument 'prefetch': expected an integer >= 0, got {prefetch!r}")
+        self.prefetch = as_count("ImageLoader", "prefetch", prefetch, 0)
         if len(images) != len(labels):
             raise ValueError(f"ImageLoader: expected a label for each of {len(images)} images, got {len(labels)}")
         self.images, self.labels, self.augment = images, np.asarray(labels), augment or Augment()
-        self.prefetch, self.n_classes, self.epoch = int(prefetch), n_classes, 0
+        self.n_classes, self.epoch = n_classes, 0
         self._numbers = DataLoader(
             np.arange(len(images)), batch_size, shuffle, drop_last=drop_last, generator=generator
         )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..arrays import real_array
+from ..arrays import as_count, real_array
 from ..random import default_generator, stream_of
 from ..tensor import Tensor, from_numpy
 from .prefetch import prefetched
@@ -79,16 +79,15 @@ class DataLoader:
     ):
         if not isinstance(dataset, TensorDataset):
             dataset = TensorDataset(*(dataset if isinstance(dataset, tuple) else (dataset,)))
-        for name, value, least in (("batch_size", batch_size, 1), ("prefetch", prefetch, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"DataLoader: argument '{name}': expected an integer >= {least}, got {value!r}")
+        self.batch_size = as_count("DataLoader", "batch_size", batch_size)
+        self.prefetch = as_count("DataLoader", "prefetch", prefetch, 0)
         if sampler is not None and shuffle:
             raise ValueError("DataLoader: expected shuffle or a sampler, got both")
         if sampler is not None and not hasattr(sampler, "order"):
             raise TypeError(f"DataLoader: argument 'sampler': expected an object with order(rng), got {sampler!r}")
-        self.dataset, self.batch_size, self.shuffle = dataset, int(batch_size), bool(shuffle)
+        self.dataset, self.shuffle = dataset, bool(shuffle)
         self.sampler = RandomSampler(len(dataset)) if shuffle else sampler
-        self.drop_last, self.generator, self.prefetch = drop_last, generator, int(prefetch)
+        self.drop_last, self.generator = drop_last, generator
         wanted = [a.dtype for a in dataset.arrays] if dtypes is None else [np.dtype(d) for d in dtypes]
         self._pairs = list(zip(dataset.arrays, [_held_by(d) for d in wanted], strict=True))
 

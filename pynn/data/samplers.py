@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import as_count
+
 __all__ = ["BalancedSampler", "RandomSampler", "WeightedRandomSampler", "class_weights"]
 
 
@@ -40,14 +42,11 @@ class WeightedRandomSampler:
         if w.ndim != 1 or not np.all(np.isfinite(w)) or np.any(w < 0) or not w.sum() > 0:
             raise ValueError("WeightedRandomSampler: argument 'weights': expected numbers >= 0 in one dimension, "
                              f"one of them positive, got shape {w.shape}")  # fmt: skip
-        if isinstance(num_samples, bool) or not isinstance(num_samples, (int, np.integer)) or num_samples < 1:
-            raise ValueError(
-                f"WeightedRandomSampler: argument 'num_samples': expected an integer >= 1, got {num_samples!r}"
-            )
+        num_samples = as_count("WeightedRandomSampler", "num_samples", num_samples)
         if not replacement and num_samples > np.count_nonzero(w):
             raise ValueError(f"WeightedRandomSampler: expected at most {np.count_nonzero(w)} draws without "
                              f"replacement, got num_samples={num_samples}")  # fmt: skip
-        self.p, self.num_samples, self.replacement = w / w.sum(), int(num_samples), replacement
+        self.p, self.num_samples, self.replacement = w / w.sum(), num_samples, replacement
 
     def __len__(self) -> int:
         return self.num_samples

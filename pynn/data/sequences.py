@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .. import _core
-from ..arrays import check_finite, real_array
+from ..arrays import as_count, check_finite, real_array
 from ..random import default_generator, stream_of
 from ..tensor import Tensor
 from .prefetch import prefetched
@@ -61,8 +61,7 @@ class SequenceLoader:
     ):  # fmt: skip
         for name, number, least in (("batch_size", batch_size, 1), ("multiple", multiple, 1), ("window", window, 1),
                                     ("prefetch", prefetch, 0)):  # fmt: skip
-            if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
-                raise ValueError(f"SequenceLoader: argument '{name}': expected an integer >= {least}, got {number!r}")
+            as_count("SequenceLoader", name, number, least)
         self.sequences = [real_array(s, f"SequenceLoader: sequence {k}") for k, s in enumerate(sequences)]
         for k, s in enumerate(self.sequences):
             check_finite(s, f"SequenceLoader: sequence {k}", "sequence")

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from .. import _core
+from ..arrays import as_count
 from ..op import OPS
 from ..ops.index import cat, stack
 from ..ops.rnn import as_lengths, shape_error
@@ -30,8 +31,7 @@ class _Recurrent(Module):
 
     def _check_sizes(self, **sizes) -> None:
         for name, n in sizes.items():
-            if not isinstance(n, int) or n < 1:
-                raise ValueError(f"{self._get_name()}: argument '{name}': expected a positive number, got {n!r}")
+            as_count(self._get_name(), name, n)
 
     def _add(self, name: str, shape: tuple, dtype, wanted: bool = True) -> None:
         self.register_parameter(name, Parameter(_core.empty(shape, dtype or np.float32)) if wanted else None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import check_finite, real_array
+from ..arrays import as_count, check_finite, real_array
 from ..autograd import no_grad
 from ..tensor import Tensor, tensor
 from .module import Module
@@ -22,11 +22,7 @@ class _Scaling(Module):
 
     def __init__(self, num_features: int, dim: int = -1, dtype=None):
         super().__init__()
-        if isinstance(num_features, bool) or not isinstance(num_features, (int, np.integer)) or num_features < 1:
-            raise ValueError(
-                f"{self._get_name()}: argument 'num_features': expected an integer >= 1, got {num_features!r}"
-            )
-        self.num_features, self.dim = int(num_features), dim
+        self.num_features, self.dim = as_count(self._get_name(), "num_features", num_features), dim
         self.register_buffer("shift", tensor(np.zeros(self.num_features, dtype or np.float32)))
         self.register_buffer("scale", tensor(np.ones(self.num_features, dtype or np.float32)))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import _core
+from ..arrays import as_count, as_counts
 from ..op import OPS, Op
 from .linear import Activation, activation_of
 
@@ -322,16 +323,6 @@ _conv2d_act = _Conv2dAct(
 # ---- functions ---------------------------------------------------------------------------------------------
 
 
-def _numbers(name, what, value, n, low):
-    """value, an integer or n of them, as a tuple of n."""
-    values = (value,) * n if isinstance(value, int | np.integer) else value
-    good = isinstance(values, tuple | list) and len(values) in (1, n)
-    if not good or any(isinstance(v, bool) or not isinstance(v, int | np.integer) or v < low for v in values):
-        raise ValueError(f"{name}: argument '{what}': expected an integer of at least {low} or {n} of them, got "
-                         f"{value!r}")  # fmt: skip
-    return tuple(map(int, values)) * (n // len(values))
-
-
 def geometry(name, n, stride, padding, dilation, groups, first="stride", second="padding"):
     """stride, padding and dilation as tuples of n numbers; padding may be "same" or "valid", groups is checked.
 
@@ -340,9 +331,8 @@ def geometry(name, n, stride, padding, dilation, groups, first="stride", second=
     Raises:
         ValueError: no such numbers or words; "same" with a stride.
     """
-    strides, dilations = _numbers(name, first, stride, n, 1), _numbers(name, "dilation", dilation, n, 1)
-    if isinstance(groups, bool) or not isinstance(groups, int | np.integer) or groups < 1:
-        raise ValueError(f"{name}: argument 'groups': expected an integer of at least 1, got {groups!r}")
+    strides, dilations = as_counts(name, first, stride, n), as_counts(name, "dilation", dilation, n)
+    as_count(name, "groups", groups)
     if isinstance(padding, str):
         if padding not in ("same", "valid"):
             raise ValueError(f"{name}: argument '{second}': expected numbers, 'same' or 'valid', got {padding!r}")
@@ -351,7 +341,7 @@ def geometry(name, n, stride, padding, dilation, groups, first="stride", second=
                 f"{name}: argument '{second}': expected numbers or 'valid' with {first} {stride}, got 'same'"
             )
         return strides, padding, dilations
-    return strides, _numbers(name, second, padding, n, 0), dilations
+    return strides, as_counts(name, second, padding, n, 0), dilations
 
 
 def _check_ranks(name, n, x, w, out_dim):
@@ -451,7 +441,7 @@ def _conv_transpose(name, n, x, w, b, stride, padding, output_padding, groups, d
     _check_ranks(name, n, x, w, 1)
     if isinstance(pads, str):
         raise ValueError(f"{name}: argument 'padding': expected numbers, got {pads!r}")
-    more = _numbers(name, "output_padding", output_padding, n, 0)
+    more = as_counts(name, "output_padding", output_padding, n, 0)
     if any(m >= max(s, d) for m, s, d in zip(more, strides, dilations)):
         raise ValueError(f"{name}: argument 'output_padding': expected less than stride {strides} or dilation "
                          f"{dilations}, got {more}")  # fmt: skip

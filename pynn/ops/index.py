@@ -15,7 +15,7 @@ from ..op import OPS, Op
 from ..tensor import Tensor, axis_of, from_numpy, number, operand, takes_tensor
 
 __all__ = [
-    "cat", "chunk", "clamp", "cumsum", "flip", "gather", "getitem", "index_put", "one_hot", "pad", "roll",
+    "cat", "chunk", "clamp", "constant_pad", "cumsum", "flip", "gather", "getitem", "index_put", "one_hot", "roll",
     "split", "stack", "take_along_dim", "where",
 ]  # fmt: skip
 
@@ -437,18 +437,9 @@ def clamp(input, min=None, max=None):
     )
 
 
-@takes_tensor
-def pad(input, pad, mode="constant", value=None):
-    """input between constants: pad = (left, right) of the last dimension, then of the one before, …; < 0 cuts off.
-
-    Raises:
-        ValueError: an odd number of widths, more than two a dimension, a negative size, or another mode.
-    """
+def constant_pad(input, pad, value=None):
+    """input between constants; pad and value as F.pad's, which checks that there are pairs of pad."""
     n, shape = input.ndim, input.shape
-    if mode != "constant":
-        raise ValueError(f"pad: argument 'mode': expected 'constant', got {mode!r}")
-    if len(pad) % 2 or len(pad) > 2 * n:
-        raise ValueError(f"pad: argument 'pad': expected two widths for at most {n} dimensions, got {tuple(pad)}")
     lo, hi = [0] * n, [0] * n
     for k in range(len(pad) // 2):
         lo[n - 1 - k], hi[n - 1 - k] = pad[2 * k], pad[2 * k + 1]

@@ -123,10 +123,10 @@ _rms_norm = Op(
 
 def sizes_of(normalized_shape, what):
     """normalized_shape as a tuple; raises a ValueError that begins with what."""
-    shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
-    if not (isinstance(shape, (tuple, list)) and shape and all(isinstance(n, int) and n >= 0 for n in shape)):
+    shape = normalized_shape if isinstance(normalized_shape, (tuple, list)) else (normalized_shape,)
+    if not (shape and all(isinstance(n, (int, np.integer)) and n >= 0 for n in shape)):
         raise ValueError(f"{what}: expected sizes of at least one dimension, got {normalized_shape!r}")
-    return tuple(shape)
+    return tuple(map(int, shape))
 
 
 def _rows(name, input, normalized_shape, params):

@@ -6,6 +6,7 @@ another's kernels. The functions take PyTorch's arguments; those for (N, C, L) a
 
 import numpy as np
 
+from ..arrays import as_counts
 from ..op import OPS, Op
 from ..tensor import Tensor
 
@@ -294,19 +295,8 @@ avg_spread = Op(
 # ---- functions ---------------------------------------------------------------------------------------
 
 
-def _pair(name, what, value, n):
-    """value as n integers."""
-    pair = (value,) * n if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != n or not all(isinstance(v, (int, np.integer)) for v in pair):
-        raise TypeError(f"{name}: argument '{what}': expected an integer or {n} of them, got {value!r}")
-    return tuple(int(v) for v in pair)
-
-
 def _size(name, n, kernel, stride, pad, dilation, up):
     """How many windows there are along n elements."""
-    if kernel < 1 or stride < 1 or dilation < 1 or pad < 0:
-        raise ValueError(f"{name}: expected kernel_size, stride and dilation >= 1 and padding >= 0, got {kernel}, "
-                         f"{stride}, {dilation}, {pad}")  # fmt: skip
     rest = n + 2 * pad - dilation * (kernel - 1) - 1
     m = (-(-rest // stride) if up else rest // stride) + 1
     if up and (m - 1) * stride >= n + pad:
@@ -338,9 +328,9 @@ def _as_given(y, input, dims):
 def _fixed(name, dims, input, kernel_size, stride, padding, dilation, ceil_mode):
     """(input as images, the window's parameters)."""
     x = _as_images(name, input, dims)
-    k = _pair(name, "kernel_size", kernel_size, dims)
-    s = k if stride is None else _pair(name, "stride", stride, dims)
-    p, d = _pair(name, "padding", padding, dims), _pair(name, "dilation", dilation, dims)
+    k = as_counts(name, "kernel_size", kernel_size, dims)
+    s = k if stride is None else as_counts(name, "stride", stride, dims)
+    p, d = as_counts(name, "padding", padding, dims, 0), as_counts(name, "dilation", dilation, dims)
     size = tuple(_size(name, *v, ceil_mode) for v in zip(input.shape[-dims:], k, s, p, d))
     if dims == 1:
         k, s, p, d, size = (1, *k), (1, *s), (0, *p), (1, *d), (1, *size)
@@ -349,10 +339,9 @@ def _fixed(name, dims, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 def _adaptive(name, dims, input, output_size):
     x = _as_images(name, input, dims)
-    sizes = (output_size,) * dims if output_size is None or isinstance(output_size, (int, np.integer)) else output_size
-    if not isinstance(sizes, (tuple, list)) or len(sizes) != dims:
-        raise TypeError(f"{name}: argument 'output_size': expected an integer or {dims} of them, got {output_size!r}")
-    sizes = tuple(n if s is None else int(s) for s, n in zip(sizes, input.shape[-dims:]))
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * dims
+    kept = [n if s is None else s for s, n in zip(sizes, input.shape[-dims:])]
+    sizes = as_counts(name, "output_size", kept if len(sizes) == dims else sizes, dims, 0)
     return x, {**_params((0, 0), (1, 1), (0, 0), (1, 1)), "size": (1, *sizes) if dims == 1 else sizes}
 
 

@@ -1,20 +1,23 @@
 """Resizing and padding of images; kernels in csrc/ops/resize2d.c.
 
-Both are y = A·x·Bᵀ in each channel, with one or two numbers in a row of A and B, plus a constant outside of the
-image: linear, and their adjoint is the other op here.
+Both are y = A·x·Bᵀ in each channel, with one or two numbers in a row of A and B: linear, and their adjoint is the
+other op here. Padding by a constant is pynn.ops.index's.
 """
 
 import math
 
 import numpy as np
 
+from ..arrays import as_count, as_counts
 from ..op import OPS, Op
-from .pool2d import _as_given, _as_images, _pair
+from ..tensor import takes_tensor
+from .index import constant_pad
+from .pool2d import _as_given, _as_images
 
 __all__ = ["interpolate", "pad", "pixel_shuffle", "pixel_unshuffle"]
 
-NEAREST, BILINEAR, ALIGNED, CONSTANT, REFLECT, REPLICATE, CIRCULAR = range(7)
-_PADS = {"constant": CONSTANT, "reflect": REFLECT, "replicate": REPLICATE, "circular": CIRCULAR}
+NEAREST, BILINEAR, ALIGNED, REFLECT, REPLICATE, CIRCULAR = range(6)
+_PADS = {"reflect": REFLECT, "replicate": REPLICATE, "circular": CIRCULAR}
 _PARAMS = {"mode": int, "rh": float, "rw": float, "size": tuple}
 
 
@@ -36,8 +39,7 @@ def _matrix(mode, n, m, r):
             at = min(max(at, 0), n - 1)
         elif mode == CIRCULAR:
             at %= n
-        if 0 <= at < n:
-            a[i, at], seen[i, at] = 1, True
+        a[i, at], seen[i, at] = 1, True
     return a, seen
 
 
@@ -48,11 +50,10 @@ def _product(spec, a, x, b, seen):
     return np.where(bad > 0, np.nan, y)
 
 
-def _reference(x, mode, rh, rw, size, value=0.0):
+def _reference(x, mode, rh, rw, size):
     a, rows = _matrix(mode, x.shape[2], size[0], rh)
     b, columns = _matrix(mode, x.shape[3], size[1], rw)
-    y = _product("ph,nchw,qw->ncpq", a, x, b, (rows, columns))
-    return np.where(rows.any(1)[:, None] & columns.any(1), y, value)
+    return _product("ph,nchw,qw->ncpq", a, x, b, (rows, columns))
 
 
 def _spread_reference(dy, mode, rh, rw, size):
@@ -64,22 +65,22 @@ def _spread_reference(dy, mode, rh, rw, size):
 def _check(name, image, made, mode, ratios):
     """Raises ValueError where an output would take from outside of the image."""
     if not NEAREST <= mode <= CIRCULAR:
-        raise ValueError(f"{name}: argument 'mode': expected a number of 0 to 6, got {mode}")
+        raise ValueError(f"{name}: argument 'mode': expected a number of 0 to 5, got {mode}")
     for n, m, r in zip(image[2:], made[2:], ratios):
-        if m and n < 1 and mode != CONSTANT:
+        if m and n < 1:
             raise ValueError(f"{name}: expected an image that is not empty, got shape {image}")
-        if mode < CONSTANT and not (math.isfinite(r) and r >= 0):
+        if mode < REFLECT and not (math.isfinite(r) and r >= 0):
             raise ValueError(f"{name}: expected a finite ratio >= 0 of the sizes, got {r}")
         before, after = r, m - n - r
         most = {REFLECT: n - 1, CIRCULAR: n}.get(mode, math.inf)
-        if mode >= CONSTANT and (r != int(r) or before > most or after > most):
+        if mode >= REFLECT and (r != int(r) or before > most or after > most):
             raise ValueError(f"{name}: argument 'pad': expected whole numbers, at most {most} of {n} elements, got "
                              f"{before:g} before and {after:g} after")  # fmt: skip
-        if mode >= CONSTANT and (before <= -n or after <= -n):
+        if mode >= REFLECT and (before <= -n or after <= -n):
             raise ValueError(f"{name}: argument 'pad': nothing remains of {n} elements with {before:g} and {after:g}")
 
 
-def _made(shapes, size, mode, rh, rw, value):
+def _made(shapes, size, mode, rh, rw):
     y = (*shapes[0][:2], *size)
     _check("resize2d", shapes[0], y, mode, (rh, rw))
     return [y]
@@ -98,8 +99,7 @@ _CASES = (  # image, mode, rh, rw, size
     ((2, 5, 4, 6), BILINEAR, 0.5, 0.5, (8, 12)),
     ((3, 18, 7, 5), BILINEAR, 7 / 4, 5 / 9, (4, 9)),
     ((2, 4, 4, 3), ALIGNED, 3 / 7, 2 / 4, (8, 5)),
-    ((2, 3, 4, 5), CONSTANT, 1, 2, (7, 8)),
-    ((2, 70, 4, 5), CONSTANT, -1, 0, (4, 3)),
+    ((2, 70, 4, 5), REPLICATE, -1, 0, (4, 3)),
     ((2, 3, 4, 5), REFLECT, 3, 1, (9, 10)),
     ((2, 3, 4, 5), REPLICATE, 2, -1, (9, 4)),
     ((2, 3, 4, 5), CIRCULAR, 4, 1, (9, 7)),
@@ -112,8 +112,7 @@ def _samples(spread):
     def samples(rng):
         for shape, mode, rh, rw, size in _CASES:
             params = {"mode": mode, "rh": float(rh), "rw": float(rw), "size": shape[2:] if spread else size}
-            yield (rng.standard_normal((*shape[:2], *size) if spread else shape),), (
-                params if spread else {**params, "value": 0.75})  # fmt: skip
+            yield (rng.standard_normal((*shape[:2], *size) if spread else shape),), params
         if not spread:
             params = {"mode": BILINEAR, "rh": 0.5, "rw": 0.5, "size": (4, 6)}
             yield (rng.choice([-1e4, 0.5, 1e4], (2, 5, 2, 3)),), params
@@ -123,22 +122,22 @@ def _samples(spread):
 
 _X = np.zeros((1, 2, 3, 4))
 resize = Op(
-    "resize2d", "x[N,C,H,W]", "y[N,C,P,Q]", kernel="resize2d_fwd", layout="nhwc", params={**_PARAMS, "value": 0.0},
+    "resize2d", "x[N,C,H,W]", "y[N,C,P,Q]", kernel="resize2d_fwd", layout="nhwc", params=_PARAMS,
     shape=_made, flops="6*n", saves="",
     vjp=lambda n, g: OPS.resize_spread2d(
         g, mode=n.params["mode"], rh=n.params["rh"], rw=n.params["rw"], size=n.ins[0].shape[2:]),
     reference=_reference, samples=_samples(False),
     errors=[((_X,), {"mode": REFLECT, "rh": 3.0, "rw": 0.0, "size": (6, 4)}, ValueError,
              "resize2d: argument 'pad': expected whole numbers, at most 2 of 3 elements, got 3 before and 0 after"),
-            ((_X,), {"mode": 7, "rh": 1.0, "rw": 1.0, "size": (3, 4)}, ValueError,
-             "resize2d: argument 'mode': expected a number of 0 to 6, got 7"),
+            ((_X,), {"mode": 6, "rh": 1.0, "rw": 1.0, "size": (3, 4)}, ValueError,
+             "resize2d: argument 'mode': expected a number of 0 to 5, got 6"),
             ((_X,), {"mode": BILINEAR, "rh": math.nan, "rw": 1.0, "size": (3, 4)}, ValueError,
              "resize2d: expected a finite ratio"),
-            ((_X,), {"mode": CONSTANT, "rh": -3.0, "rw": 0.0, "size": (1, 4)}, ValueError,
+            ((_X,), {"mode": REPLICATE, "rh": -3.0, "rw": 0.0, "size": (1, 4)}, ValueError,
              "resize2d: argument 'pad': nothing remains of 3 elements")],
-    doc="y[p, q] = Σ a[p, h]·b[q, w]·x[h, w], `value` outside of the image. By mode: 0 nearest, floor(p·rh); "
+    doc="y[p, q] = Σ a[p, h]·b[q, w]·x[h, w]. By mode: 0 nearest, floor(p·rh); "
         "1 bilinear, about (p + ½)·rh − ½; 2 bilinear with corners aligned, about p·rh; pads of rh before the first: "
-        "3 constant, 4 reflect, 5 replicate, 6 circular.",
+        "3 reflect, 4 replicate, 5 circular.",
 )  # fmt: skip
 spread = Op(
     "resize_spread2d", "dy[N,C,P,Q]", "dx[N,C,H,W]", kernel="resize_spread2d_fwd", layout="nhwc", params=_PARAMS,
@@ -182,7 +181,7 @@ def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corne
         raise ValueError("interpolate: expected one of size and scale_factor")
     old = input.shape[2:]
     if size is not None:
-        new = _pair("interpolate", "size", size, dims)
+        new = as_counts("interpolate", "size", size, dims)
         ratios = [n / m if m else 1.0 for n, m in zip(old, new)]
     else:
         given = scale_factor if isinstance(scale_factor, (tuple, list)) else [scale_factor] * dims
@@ -202,6 +201,7 @@ def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corne
     return _as_given(y, input, dims)
 
 
+@takes_tensor
 def pad(input, pad, mode="constant", value=None):
     """input with pad[0] elements more before and pad[1] after in its last dimension, pad[2] and pad[3] in the one
     before it, and so on; negative numbers crop.
@@ -216,36 +216,23 @@ def pad(input, pad, mode="constant", value=None):
     Source: torch.nn.functional.pad.
     """
     pad = tuple(int(p) for p in pad)
-    if mode not in _PADS:
-        raise ValueError(f"pad: argument 'mode': expected one of {', '.join(_PADS)}, got {mode!r}")
+    if mode != "constant" and mode not in _PADS:
+        raise ValueError(f"pad: argument 'mode': expected one of constant, {', '.join(_PADS)}, got {mode!r}")
     if len(pad) % 2 or len(pad) > 2 * input.ndim:
         raise ValueError(f"pad: argument 'pad': expected at most {input.ndim} pairs for shape {input.shape}, got {pad}")
-    if mode != "constant" and (len(pad) > 4 or (value is not None and value != 0)):
+    if mode == "constant":
+        return constant_pad(input, pad, value)
+    if len(pad) > 4 or value:
         raise ValueError(f"pad: mode {mode!r} pads one or two dimensions and takes no value")
     pad += (0, 0) * (len(pad) // 2 % 2)
-    x, ndim = input, input.ndim
-    for k in range(0, len(pad), 4):
-        if any(pad[k : k + 4]):
-            x = _padded(x, ndim - 1 - k // 2, pad[k : k + 4], _PADS[mode], float(value or 0))
-    return x
-
-
-def _padded(x, d, amount, mode, value):
-    """x padded along dimensions d − 1 and d."""
-    left, right, top, bottom = amount
-    if x.ndim == 1:
-        x, d, lifted = x.reshape(1, -1), 1, True
-    else:
-        lifted = False
-    axes = [k for k in range(x.ndim) if k not in (d - 1, d)] + [d - 1, d]
-    moved = x if axes == sorted(axes) else x.permute(*axes)
-    images = moved if moved.ndim == 4 else moved.reshape(-1, 1, *moved.shape[-2:])
-    size = images.shape[2] + top + bottom, images.shape[3] + left + right
-    y = OPS.resize2d(images, mode=mode, rh=float(top), rw=float(left), size=size, value=value)
-    y = y if moved.ndim == 4 else y.reshape(*moved.shape[:-2], *size)
-    if moved is not x:
-        y = y.permute(*(axes.index(k) for k in range(x.ndim)))
-    return y.reshape(-1) if lifted else y
+    if not any(pad):
+        return input
+    left, right, top, bottom = pad
+    batch, (h, w) = input.shape[:-2], (1, *input.shape)[-2:]
+    size = h + top + bottom, w + left + right
+    images = input if input.ndim == 4 else input.reshape(-1, 1, h, w)
+    y = OPS.resize2d(images, mode=_PADS[mode], rh=float(top), rw=float(left), size=size)
+    return y if input.ndim == 4 else y.reshape(*batch, *size) if input.ndim > 1 else y.reshape(-1)
 
 
 def pixel_shuffle(input, upscale_factor):
@@ -254,9 +241,9 @@ def pixel_shuffle(input, upscale_factor):
     Raises:
         ValueError: channels that are no multiple of r². Source: Shi et al., arXiv 1609.05158.
     """
-    r = int(upscale_factor)
+    r = as_count("pixel_shuffle", "upscale_factor", upscale_factor)
     *batch, c, h, w = input.shape
-    if r < 1 or c % (r * r):
+    if c % (r * r):
         raise ValueError(f"pixel_shuffle: argument 'input': expected a multiple of {r * r} channels, got {c}")
     n, k = len(batch), c // (r * r)
     x = input.reshape(*batch, k, r, r, h, w).permute(*range(n + 1), n + 3, n + 1, n + 4, n + 2)
@@ -269,9 +256,9 @@ def pixel_unshuffle(input, downscale_factor):
     Raises:
         ValueError: a height or width that is no multiple of r.
     """
-    r = int(downscale_factor)
+    r = as_count("pixel_unshuffle", "downscale_factor", downscale_factor)
     *batch, c, h, w = input.shape
-    if r < 1 or h % r or w % r:
+    if h % r or w % r:
         raise ValueError(f"pixel_unshuffle: argument 'input': expected multiples of {r} as height and width, got {h} "
                          f"and {w}")  # fmt: skip
     n = len(batch)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..arrays import as_count
 from .optimizer import Optimizer, ParamGroup
 
 __all__ = [
@@ -83,11 +84,6 @@ def _has_function(value: Any) -> bool:
     return callable(value) or (isinstance(value, (list, tuple)) and any(map(_has_function, value)))
 
 
-def _positive(cls: type, name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise ValueError(f"{cls.__name__}: argument {name!r}: expected a positive integer, got {value!r}")
-
-
 class _ByFunction(LRScheduler):
     """One function of t for all groups, or one for each."""
 
@@ -120,7 +116,7 @@ class StepLR(LRScheduler):
     """η = η₀·γ^⌊t/step_size⌋."""
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
-        _positive(type(self), "step_size", step_size)
+        as_count(type(self).__name__, "step_size", step_size)
         self.step_size, self.gamma = step_size, gamma
         super().__init__(optimizer, last_epoch)
 
@@ -227,8 +223,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
-        _positive(type(self), "T_0", T_0)
-        _positive(type(self), "T_mult", T_mult)
+        as_count(type(self).__name__, "T_0", T_0)
+        as_count(type(self).__name__, "T_mult", T_mult)
         self.T_0, self.T_i, self.T_mult, self.eta_min = T_0, T_0, T_mult, eta_min
         self.T_cur = last_epoch
         super().__init__(optimizer, last_epoch)
@@ -248,9 +244,6 @@ class _Cycling(LRScheduler):
     """Schedules that may move momentum against the rate: SGD's, or the first of Adam's betas."""
 
     cycle_momentum = False
-
-    def _momentum_of(self, group: ParamGroup) -> float:
-        return group["betas"][0] if "betas" in group else group["momentum"]
 
     def _set_momentum(self, group: ParamGroup, value: float) -> None:
         if "betas" in group:
@@ -298,10 +291,10 @@ class OneCycleLR(_Cycling):
         if total_steps is None:
             if epochs is None or steps_per_epoch is None:
                 raise ValueError("OneCycleLR: expected total_steps, or epochs and steps_per_epoch, got neither")
-            _positive(type(self), "epochs", epochs)
-            _positive(type(self), "steps_per_epoch", steps_per_epoch)
+            as_count(type(self).__name__, "epochs", epochs)
+            as_count(type(self).__name__, "steps_per_epoch", steps_per_epoch)
             total_steps = epochs * steps_per_epoch
-        _positive(type(self), "total_steps", total_steps)
+        as_count(type(self).__name__, "total_steps", total_steps)
         if not 0 <= pct_start <= 1:
             raise ValueError(f"OneCycleLR: argument 'pct_start': expected a number in [0, 1], got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):

@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays import as_count
+
 if TYPE_CHECKING:
     from .run import Run
 
@@ -145,11 +147,10 @@ class EarlyStopping(Callback):
     ):
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"EarlyStopping: argument 'mode': expected 'auto', 'min' or 'max', got {mode!r}")
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 0:
-            raise ValueError(f"EarlyStopping: argument 'patience': expected an integer >= 0, got {patience!r}")
+        self.patience = as_count("EarlyStopping", "patience", patience, 0)
         if not min_delta >= 0:
             raise ValueError(f"EarlyStopping: argument 'min_delta': expected a number >= 0, got {min_delta!r}")
-        self.monitor, self.patience, self.min_delta = monitor, patience, min_delta
+        self.monitor, self.min_delta = monitor, min_delta
         self.mode, self.restore_best = mode, restore_best
         self.best: float | None = None
         self.best_epoch = 0
@@ -210,8 +211,8 @@ class Checkpoint(Callback):
         if every_epochs is None and every_steps is None:
             raise ValueError("Checkpoint: expected every_epochs or every_steps, got neither")
         for name, value in (("every_epochs", every_epochs), ("every_steps", every_steps)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"Checkpoint: argument '{name}': expected an integer >= 1, got {value!r}")
+            if value is not None:
+                as_count("Checkpoint", name, value)
         self.path, self.keep = os.fspath(path), keep
         self.every_epochs, self.every_steps = every_epochs, every_steps
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arrays import as_count
 from ..nn.module import Module
 from ..optim.schedules import LRScheduler
 from ..tensor import Tensor
@@ -36,7 +37,7 @@ def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, 
         raise ValueError("Trainer: argument 'schedule': expected one of the Trainer's optimizer, got one of another")
     if every not in ("epoch", "step"):
         raise ValueError(f"Trainer: argument 'schedule_every': expected 'epoch' or 'step', got {every!r}")
-    check_count("Trainer", "accumulate", accumulate)
+    as_count("Trainer", "accumulate", accumulate)
     for name, value in (("max_norm", max_norm), ("clip_value", clip_value)):
         if value is not None and not value >= 0:
             raise ValueError(f"Trainer: argument '{name}': expected a number >= 0, got {value!r}")
@@ -44,16 +45,9 @@ def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, 
         raise ValueError(f"Trainer: argument 'ema': expected a number in [0, 1), got {ema!r}")
 
 
-def check_count(what: str, name: str, value: Any) -> None:
-    """Raises ValueError for what is no positive integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"{what}: argument '{name}': expected an integer >= 1, got {value!r}")
-
-
 def check_fit_arguments(epochs, split, validation_data, X) -> None:
     """Raises ValueError for numbers out of range and arguments that exclude one another."""
-    if isinstance(epochs, bool) or not isinstance(epochs, (int, np.integer)) or epochs < 0:
-        raise ValueError(f"fit: argument 'epochs': expected an integer >= 0, got {epochs!r}")
+    as_count("fit", "epochs", epochs, 0)
     if not 0 <= split < 1:
         raise ValueError(f"fit: argument 'validation_split': expected a number in [0, 1), got {split!r}")
     if split and (validation_data is not None or is_stream(X)):

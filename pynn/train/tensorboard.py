@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..arrays import as_count
 from ..plan import compile
 from ..plan_report import calls_of
 from ..sparse import RowGradient
@@ -32,8 +33,7 @@ class TensorBoard(Callback):
     priority = 200
 
     def __init__(self, folder: str | os.PathLike, histograms: int = 1, graph: bool = True):
-        if isinstance(histograms, bool) or not isinstance(histograms, int) or histograms < 0:
-            raise ValueError(f"TensorBoard: argument 'histograms': expected an integer >= 0, got {histograms!r}")
+        histograms = as_count("TensorBoard", "histograms", histograms, 0)
         try:
             from tensorboardX import SummaryWriter
         except ImportError as e:

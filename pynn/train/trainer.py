@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from ..arrays import as_count
 from ..autograd import no_grad
 from ..data.samplers import class_weights
 from ..nn.module import Module
@@ -252,7 +253,7 @@ class Trainer:
             if n == 0:
                 y = applied(self.model, nested(form, [_core.from_array(a, d) for a, d in zip(xs, dtypes)]))
                 return _each(checks.output(y), lambda part: part.numpy_copy())
-            checks.check_count("predict", "batch_size", rows)
+            as_count("predict", "batch_size", rows)
             made: Any = None
             for at in range(0, n, rows):
                 batch = [_core.from_array(np.ascontiguousarray(a[at : at + rows]), d) for a, d in zip(xs, dtypes)]

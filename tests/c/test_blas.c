@@ -17,9 +17,8 @@ static void expect(int ok, const char *what) {
     if (!ok) fprintf(stderr, "BLAS was called with a bad %s\n", what), exit(1);
 }
 
-/* *c = the sum of a[p * as] b[p * bs], after beta times what c holds; along: in the order of a single row
- * by contiguous columns */
-static void dot(int k, T *a, int64_t as, T *b, int64_t bs, T beta, T *c, int along) {
+/* *c = the sum of a[p * as] b[p * bs], after beta times what c holds */
+static void dot(int k, T *a, int64_t as, T *b, int64_t bs, T beta, T *c) {
     int64_t most = along ? KD : KC, blocks = k ? (k + most - 1) / most : 1, p = 0;
     pn_gemm_args g = {.k = k, .a = {.p = b, .cs = bs}, .b = {.p = a, .rs = as}};
     T r = beta != 0 ? *c : 0;
@@ -47,7 +46,7 @@ static void fake_gemm(char *ta, char *tb, void *m_, void *n_, void *k_, T *alpha
         for (int i = 0; i < m; i++)
             dot(k, *ta == 'N' ? a + i : a + (int64_t)i * lda, *ta == 'N' ? lda : 1,
                 *tb == 'N' ? b + (int64_t)j * ldb : b + j, *tb == 'N' ? 1 : ldb, *beta,
-                c + i + (int64_t)j * ldc, 0);
+                c + i + (int64_t)j * ldc);
 }
 
 static void fake_gemv(char *t, void *m_, void *n_, T *alpha, T *a, void *lda_, T *x, void *incx_,
@@ -59,8 +58,7 @@ static void fake_gemv(char *t, void *m_, void *n_, T *alpha, T *a, void *lda_, T
     __atomic_add_fetch(&gemvs, 1, __ATOMIC_RELAXED);
     int k = plain ? n : m, as = plain ? lda : 1;
     for (int i = 0; i < (plain ? m : n); i++)
-        dot(k, plain ? a + i : a + (int64_t)i * lda, as, x, incx, *beta, y + (int64_t)i * incy,
-            k > 1 && as == 1);
+        dot(k, plain ? a + i : a + (int64_t)i * lda, as, x, incx, *beta, y + (int64_t)i * incy);
 }
 
 const pn_blas_table *pn_blas(void) {

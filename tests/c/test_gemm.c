@@ -228,11 +228,14 @@ static void check(const pn_gemm_args *g, const store *c, const T *before, const 
     free(was);
 }
 
+static int along; /* whether the product that runs is one of dots */
+
 static void run(const pn_gemm_args *g) {
     pn_call call = {0};
     int64_t bytes = PN_NAME(gemm_scratch)(g);
     void *scratch = NULL;
     if (bytes && posix_memalign(&scratch, PN_ALIGN, (size_t)bytes)) abort();
+    along = dots(g);
     PN_NAME(gemm)(&call, g, scratch);
     free(scratch);
 }
