@@ -5,9 +5,7 @@ python examples/digits_cnn.py
 
 from __future__ import annotations
 
-import statistics
 from time import perf_counter
-from types import SimpleNamespace
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -16,7 +14,7 @@ from sklearn.model_selection import train_test_split
 import pynn
 from pynn import nn
 from pynn.data import Augment, ImageLoader
-from pynn.nn import functional as F
+from pynn.train import Trainer
 
 BRIEF = {"epochs": 3}
 
@@ -37,13 +35,6 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-def accuracy(model: nn.Module, images: np.ndarray, labels: np.ndarray) -> float:
-    model.eval()
-    with pynn.no_grad():
-        found = model(pynn.tensor(images)).argmax(1).numpy()
-    return float((found == labels).mean())
-
-
 def main(epochs: int = 30, seed: int = 0, compile: bool = True, progress: bool = True) -> dict:
     X, X_test, y, y_test = data()
     pynn.manual_seed(seed)
@@ -52,27 +43,14 @@ def main(epochs: int = 30, seed: int = 0, compile: bool = True, progress: bool =
     augment = Augment(shift=1, rotate=12, scale=(0.9, 1.1), seed=seed)
     loader = ImageLoader(X, y, augment, batch_size=32, shuffle=True, drop_last=True, prefetch=2)
 
-    def step(images, labels):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(images), labels, label_smoothing=0.05)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    run = pynn.compile(step) if compile else step
-    start, losses = perf_counter(), []
-    for epoch in range(epochs):
-        for group in optimizer.param_groups:  # down to nothing along half a cosine
-            group["lr"] = 4e-3 * (1 + np.cos(np.pi * epoch / epochs)) / 2
-        model.train()
-        losses.append(statistics.fmean(run(images, labels).item() for images, labels in loader))
-        if progress:
-            print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}")
-    trainer = SimpleNamespace(model=model, steps=epochs * len(loader), replayed=getattr(run, "replays", 0))
-    return {
-        "trainer": trainer, "losses": losses, "seconds": perf_counter() - start,
-        "accuracy": accuracy(model, X_test, y_test),
-    }  # fmt: skip
+    trainer = Trainer(
+        model, nn.CrossEntropyLoss(label_smoothing=0.05), optimizer, compile=compile,
+        schedule=pynn.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+    )  # fmt: skip
+    start = perf_counter()
+    history = trainer.fit(loader, epochs=epochs, progress=progress)
+    seconds = perf_counter() - start
+    return {"trainer": trainer, "history": history, "seconds": seconds, **trainer.evaluate(X_test, y_test)}
 
 
 if __name__ == "__main__":

@@ -5,17 +5,14 @@ python examples/unet_shapes.py
 
 from __future__ import annotations
 
-import statistics
 from time import perf_counter
-from types import SimpleNamespace
 
 import numpy as np
 
 import pynn
-from pynn import nn
-from pynn.data import DataLoader
 from pynn.models import UNet
 from pynn.nn import functional as F
+from pynn.train import Trainer
 
 BRIEF = {"epochs": 4, "n": 400}
 SIDE = 32
@@ -38,12 +35,15 @@ def drawn(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return images, masks
 
 
-def iou(model: nn.Module, images: np.ndarray, masks: np.ndarray) -> float:
+def iou(masks: np.ndarray, scores: np.ndarray) -> float:
     """Pixels found that are right, of those found or right."""
-    model.eval()
-    with pynn.no_grad():
-        found = model(pynn.tensor(images)).numpy() > 0
+    found = scores > 0
     return float((found & (masks > 0)).sum() / (found | (masks > 0)).sum())
+
+
+def overlap_loss(scores: pynn.Tensor, masks: pynn.Tensor) -> pynn.Tensor:
+    """Cross-entropy of pixels plus what the discs fail to overlap."""
+    return F.binary_cross_entropy_with_logits(scores, masks) + F.dice_loss(scores.sigmoid(), masks)
 
 
 def main(epochs: int = 8, n: int = 1000, seed: int = 0, compile: bool = True, progress: bool = True) -> dict:
@@ -52,27 +52,11 @@ def main(epochs: int = 8, n: int = 1000, seed: int = 0, compile: bool = True, pr
     pynn.manual_seed(seed)
     model = UNet(width=8)
     optimizer = pynn.optim.Adam(model.parameters(), lr=4e-3)
-
-    def step(x, t):
-        optimizer.zero_grad()
-        y = model(x)
-        loss = F.binary_cross_entropy_with_logits(y, t) + F.dice_loss(y.sigmoid(), t)
-        loss.backward()
-        optimizer.step()
-        return loss
-
-    run = pynn.compile(step) if compile else step
-    loader = DataLoader((images, masks), 16, shuffle=True, drop_last=True)
-    start, losses = perf_counter(), []
-    for epoch in range(epochs):
-        model.train()
-        losses.append(statistics.fmean(run(x, t).item() for x, t in loader))
-        if progress:
-            print(f"epoch {epoch + 1}: loss {losses[-1]:.3f}, IoU {iou(model, *test):.3f}")
-    trainer = SimpleNamespace(model=model, steps=epochs * len(loader), replayed=getattr(run, "replays", 0))
-    return {
-        "trainer": trainer, "losses": losses, "seconds": perf_counter() - start, "iou": iou(model, *test),
-    }  # fmt: skip
+    trainer = Trainer(model, overlap_loss, optimizer, metrics=[iou], compile=compile)
+    start = perf_counter()
+    history = trainer.fit(images, masks, epochs, 16, validation_data=test, drop_last=True, progress=progress)
+    seconds = perf_counter() - start
+    return {"trainer": trainer, "history": history, "seconds": seconds, **trainer.evaluate(*test)}
 
 
 if __name__ == "__main__":

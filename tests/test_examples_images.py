@@ -1,33 +1,20 @@
 """What the examples of networks for images find."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
-
-pytest.importorskip("sklearn")
-
-FOLDER = Path(__file__).parents[1] / "examples"
-
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from test_examples import FOLDER, example
 
 
 @pytest.mark.parametrize("name", ["digits_cnn", "unet_shapes"])
 def test_networks_learn(name):
-    module = example(name)
+    module = example(FOLDER / f"{name}.py")
     found = module.main(**module.BRIEF, progress=False)
-    assert found["losses"][-1] < 0.8 * found["losses"][0]
+    assert found["history"]["loss"][-1] < 0.8 * found["history"]["loss"][0]
     assert found.get("accuracy", 1) > 0.8
     assert found.get("iou", 1) > 0.4
 
 
 def test_report_of_equivariance(tmp_path):
-    module = example("equivariance")
+    module = example(FOLDER / "equivariance.py")
     picture = tmp_path / "report.png"
     found = module.main(**{**module.BRIEF, "picture": picture}, progress=False)["report"]
     assert picture.stat().st_size > 1000

@@ -19,7 +19,6 @@ X = RNG.standard_normal((90, 6)).astype("f4")
 Y = (X[:, :3] + 0.5 * RNG.standard_normal((90, 3))).argmax(1)
 X_VAL, Y_VAL = X[:30] + 0.1, Y[:30]
 IDS = RNG.integers(0, 40, (90, 5))
-BATCHES = {1: 9, 4: 9}  # in an epoch of batches of 10
 
 
 class Stop(Exception):
