@@ -39,7 +39,7 @@ def test_entries_that_say_nothing_sensible_are_refused():
         ("a[99999999999999999999N]", "y[N]", {}, "could not read dimension"),
         ("a[...,...]", "y[N]", {}, r"could not read dimension '\.\.\.' of 'a'"),
         ("a[N]", "y[N]", {"flops": "Q*2"}, "could not read 'Q' in 'Q\\*2': expected a sum of products of numbers and"),
-        ("a[N]", "y[N]", {"bytes": "N/2"}, "could not read 'N / 2'"),
+        ("a[N]", "y[N]", {"bytes": "N/2"}, "could not read 'N/2'"),
     ):
         with raises(ValueError, text):
             entry(ins, outs, **more)
