@@ -233,6 +233,8 @@ def test_logsumexp(dim, keepdim):
 
 def test_logsumexp_of_infinities():
     assert values(S.logsumexp(pynn.tensor([[-INF, -INF], [INF, 0.0]]), 1)).tolist() == [-INF, INF]
+    assert values(S.logsumexp(pynn.ones(2, 0), 1)).tolist() == [-INF, -INF]
+    assert S.logsumexp(pynn.ones(0, 3), 1, True).shape == (0, 1)
 
 
 # ---- cross-entropy -------------------------------------------------------------------------------

@@ -98,11 +98,13 @@ def _without(x, dim):
 
 @takes_tensor
 def logsumexp(input, dim, keepdim=False):
-    """ln Σ e^x over dim (one dimension or several), without overflow; −inf for elements of −inf alone.
+    """ln Σ e^x over dim (one dimension or several), without overflow; −inf for no elements, or −inf alone.
 
     Raises:
-        IndexError: dim out of range. ValueError: no elements along dim.
+        IndexError: dim out of range.
     """
+    if not input.size:
+        return OPS.log(sum_(OPS.exp(input), dim, keepdim))
     top = amax(input.detach(), dim, True)
     top = OPS.where(OPS.lt(OPS.abs(top), np.inf), top, 0.0)  # inf − inf would be NaN
     y = OPS.log(sum_(OPS.exp(input - top), dim, True)) + top
