@@ -123,6 +123,20 @@ def test_same_padding_with_even_kernels():
     assert x.grad.numpy().ravel().tolist() == [0, 0, 0, 0, 1]
 
 
+@pytest.mark.parametrize(("mode", "name"), [("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")])
+@pytest.mark.parametrize("padding", [(2, 1), "same"])
+def test_padding_modes(mode, name, padding):
+    """Borders that are not zeros are NumPy's, also where an activation is joined."""
+    layer = nn.Conv2d(3, 4, (4, 3), padding=padding, padding_mode=mode)
+    x = np.random.default_rng(1).standard_normal((2, 3, 6, 5)).astype(np.float32)
+    borders = [(1, 2), (1, 1)] if padding == "same" else [(2, 2), (1, 1)]
+    want = F.conv2d(np.pad(x, [(0, 0), (0, 0), *borders], name), layer.weight, layer.bias)
+    np.testing.assert_array_equal(layer(pynn.tensor(x)).numpy(), want.numpy())
+    joined = nn.Sequential(layer, nn.ReLU())(pynn.tensor(x[0]))
+    np.testing.assert_allclose(joined.numpy(), np.maximum(want.numpy()[0], 0), rtol=1e-5, atol=1e-6)
+    assert f"padding_mode={mode!r}" in repr(layer)
+
+
 def test_hvp_is_a_few_convolutions():
     """Every node of a derivative of order two is one of the three convolutions, or linear around them."""
     conv = nn.Conv2d(2, 3, 3, dtype=np.float64)
@@ -293,7 +307,8 @@ def test_bad_layers():
             lambda: nn.Conv2d(3, 4, 3, groups=2),
             "Conv2d: argument 'in_channels': expected a number that groups=2 divide",
         ),
-        (lambda: nn.Conv2d(3, 4, 3, padding_mode="reflect"), "Conv2d: argument 'padding_mode': expected 'zeros'"),
+        (lambda: nn.Conv2d(3, 4, 3, padding_mode="mirror"), "'padding_mode': expected zeros or reflect or rep"),
+        (lambda: nn.ConvTranspose1d(3, 4, 3, padding_mode="reflect"), "'padding_mode': expected zeros, got 'reflect'"),
         (lambda: nn.Conv2d(3, 4, 3, activation="no"), "Conv2d: argument 'activation': expected None or one of"),
         (lambda: nn.ConvTranspose1d(3, 4, 3, output_padding=-1), "ConvTranspose1d: argument 'output_padding'"),
         (lambda: nn.ConvTranspose2d(3, 4, 3, padding="same"), "ConvTranspose2d: argument 'padding': expected numbers"),

@@ -10,6 +10,7 @@ from .. import _core
 from ..op import OPS
 from ..ops.conv2d import activated, conv1d, conv2d, conv_transpose1d, conv_transpose2d, geometry
 from ..ops.linear import activation_of
+from ..ops.resize2d import pad
 from . import init
 from .module import Module, Parameter
 
@@ -29,14 +30,16 @@ class _Conv(Module):
 
     _n = 2
     transposed = False
+    _padding_modes: tuple[str, ...] = ("zeros",)
 
     def _set(
         self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype
     ):
         name, n = type(self).__name__, self._n
-        if padding_mode != "zeros":
-            raise ValueError(f"{name}: argument 'padding_mode': expected 'zeros' (other paddings are modules of "
-                             f"their own, put before this one), got {padding_mode!r}")  # fmt: skip
+        if padding_mode not in self._padding_modes:
+            raise ValueError(
+                f"{name}: argument 'padding_mode': expected {' or '.join(self._padding_modes)}, got {padding_mode!r}"
+            )
         size = geometry(name, n, kernel_size, 0, 1, groups, first="kernel_size")[0]
         self.stride, self.padding, self.dilation = geometry(name, n, stride, padding, dilation, groups)
         for what, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
@@ -63,12 +66,15 @@ class _Conv(Module):
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         zeros, ones = (0,) * self._n, (1,) * self._n
-        more = (("padding", zeros), ("dilation", ones), ("output_padding", zeros), ("groups", 1))
+        more = (("padding", zeros), ("dilation", ones), ("output_padding", zeros), ("groups", 1),
+                ("padding_mode", "zeros"))  # fmt: skip
         text += "".join(f", {k}={getattr(self, k)!r}" for k, usual in more if getattr(self, k, usual) != usual)
         return text + (", bias=False" if self.bias is None else "")
 
 
 class _Forward(_Conv):
+    _padding_modes = ("zeros", "reflect", "replicate", "circular")
+
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size, stride=1, padding=0, dilation=1, groups: int = 1,
         bias: bool = True, padding_mode: str = "zeros", dtype=np.float32, activation=None,
@@ -79,15 +85,24 @@ class _Forward(_Conv):
         self.activation = activation
         self._set(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype)
 
-    def forward(self, x):
-        f = conv2d if self._n == 2 else conv1d
-        return f(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, self.activation)
+    def _padded(self, x):
+        """x with borders that are not zeros, and the padding that is left to the op."""
+        if self.padding_mode == "zeros" or self.padding == "valid":
+            return x, self.padding
+        borders: list[int] = []
+        for k in reversed(range(self._n)):
+            both = self.dilation[k] * (self.kernel_size[k] - 1) if self.padding == "same" else 2 * self.padding[k]
+            borders += both // 2, both - both // 2
+        return pad(x, borders, self.padding_mode), 0
+
+    def forward(self, input):
+        f, (x, padding) = conv2d if self._n == 2 else conv1d, self._padded(input)
+        return f(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, self.activation)
 
     def _activated(self, x, act):
         """act(forward(x)) by one op where that is faster; see Sequential."""
-        return activated(
-            self._n, x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups, act
-        )  # fmt: skip
+        x, padding = self._padded(x)
+        return activated(self._n, x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups, act)
 
     def extra_repr(self) -> str:
         text = super().extra_repr()
@@ -106,7 +121,7 @@ class Conv2d(_Forward):
             (at stride 1) or "valid".
         groups: channels fall into so many groups, each seen by its own kernels; groups = C is depthwise.
         bias: whether there is one.
-        padding_mode: "zeros".
+        padding_mode: what stands beyond the border: "zeros", or "reflect", "replicate", "circular" as F.pad has them.
         dtype: float32 or float64 of the parameters, and so of x.
         activation: what is applied to the result, by name, as pynn.nn.functional.linear takes it.
 
@@ -141,9 +156,10 @@ class _Transposed(_Conv):
         )[1]  # fmt: skip
         self._set(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype)
 
-    def forward(self, x):
+    def forward(self, input):
         f = conv_transpose2d if self._n == 2 else conv_transpose1d
-        return f(x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        more = self.output_padding, self.groups, self.dilation
+        return f(input, self.weight, self.bias, self.stride, self.padding, *more)
 
 
 class ConvTranspose2d(_Transposed):
