@@ -16,7 +16,6 @@
 #define BLOCK_PIXELS (16 * MR)     /* of a chunk */
 #define BLOCK_BYTES (192 * 1024)   /* of its rows of x */
 #define BLOCKS 8                   /* fewer than that: panels are shared out, too */
-#define STREAM_BYTES (16 << 20) /* of a depthwise result that goes past the caches */
 #define CHUNK_MACS (1 << 18)       /* multiplications worth a chunk, some 5 us */
 #define CHUNK_PACKED (1 << 14)     /* elements of w worth one */
 
@@ -27,7 +26,7 @@ typedef struct direct {
     int64_t panels, depth; /* panels of a group of channels; k of all taps */
     int64_t at_once, packs_at_once; /* blocks, or rows of taps, of a chunk */
     int64_t hb, wb;        /* rows and columns of x that a block reads */
-    int copies, depthwise, stream;
+    int copies;
     int64_t w_bytes, copy_bytes, worker_bytes;
     char *scratch; /* [packed w | for each worker: copy, pointers to x, pointers to y] */
 } direct;
@@ -54,17 +53,6 @@ static void pack_taps(const conv *c, int64_t group, int64_t o, int64_t t, T *to)
         }
         flip(to, wide, w, c->wo_, n, c->ki);
     }
-}
-
-/* w of a depthwise convolution: [taps, channels rounded up] */
-static void pack_lanes(const conv *c, T *to) {
-    int64_t wide = round_up(c->co, PN_VL);
-    for (int64_t t = 0; t < c->rows.taps; t++)
-        for (int64_t s = 0; s < c->cols.taps; s++, to += wide) {
-            const T *w = c->w + (c->rows.w0 + t * c->rows.wt) * c->wa +
-                         (c->cols.w0 + s * c->cols.wt) * c->wb;
-            for (int64_t o = 0; o < wide; o++) to[o] = o < c->co ? w[o * c->wg] : 0;
-        }
 }
 
 static void pack_body(pn_call *call, void *arg, int64_t chunk, int worker) {
@@ -98,21 +86,6 @@ static void copy_block(const direct *j, int64_t n, int64_t images, int64_t h, in
                    (size_t)((hi - lo) * ci) * sizeof(T));
             memset(to + hi * ci, 0, (size_t)((j->wb - hi) * ci) * sizeof(T));
         }
-}
-
-/* Each channel on its own: w is [taps, wide]. */
-static void run_lanes(const direct *j, const T *const *row, T *const *dst, int64_t pixels,
-                      const reads *r, ahead next) {
-    const conv *c = &j->c;
-    parts tiles = cut(pixels, MR);
-    target t = {.dst = dst, .nr = c->co, .bias = c->bias, .relu = c->relu, .stream = j->stream};
-    for (int64_t k = 0; k < tiles.n; k++) {
-        int64_t mr = tiles.size + (k < tiles.longer);
-        fetch(&next);
-        lanes_of[mr - 1](row, r, (const T *)j->scratch, round_up(c->co, PN_VL), &t);
-        row += mr, t.dst += mr;
-    }
-    if (j->stream) pn_stream_end();
 }
 
 static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64_t pixels,
@@ -158,14 +131,10 @@ static void run_block(const direct *j, int64_t k0, int worker) {
         }
     reads r = {c->rows.taps, c->rows.xt * rs, c->cols.taps, c->cols.xt * c->ci, c->ki};
     int64_t first = pg * j->per_group, last = pn_min(first + j->per_group, j->panels * c->groups);
-    int64_t tiles = pn_ceil_div(pixels, MR) * (j->depthwise ? 1 : last - first);
+    int64_t tiles = pn_ceil_div(pixels, MR) * (last - first);
     ahead next =
         fetching(c->x + ((n + images - 1) * c->hi + h + j->hb) * c->wi * c->ci,
                  (j->n_row == 1 ? images * c->hi : rows * c->rows.xs) * c->wi * c->ci, tiles);
-    if (j->depthwise) {
-        run_lanes(j, row, dst, pixels, &r, next);
-        return;
-    }
     if (c->groups == 1 && c->cols.xt == 1) r.run *= r.taps, r.taps = 1;
     for (int64_t k = first; k < last; k++)
         run_tiles(j, row, dst, pixels, &r, k / j->panels, k % j->panels, &next);
@@ -190,15 +159,8 @@ static direct plan_direct(const conv *c) {
             room = BLOCK_BYTES / (int64_t)sizeof(T) / pn_max(1, c->ci);
     j.depth = c->rows.taps * c->cols.taps * c->ki;
     j.panels = pn_ceil_div(c->ko, NR);
-    j.depthwise = c->groups > 1 && c->ki == 1 && c->ko == 1;
-    j.w_bytes = bytes_of(j.depthwise ? j.depth * round_up(c->co, PN_VL)
-                                     : c->groups * round_up(c->ko, PN_VL) * j.depth);
+    j.w_bytes = bytes_of(c->groups * round_up(c->ko, PN_VL) * j.depth);
     if (!c->n || !c->rows.n || !c->cols.n) return j;
-    if (j.depthwise) { /* little work on much data */
-        most *= 3, room *= 2;
-        j.stream = c->co % PN_VL == 0 && (uintptr_t)c->y % PN_ALIGN == 0 &&
-                   c->n * c->ho * c->wo * c->co * (int64_t)sizeof(T) >= STREAM_BYTES;
-    }
     j.copies = j.depth && !(all_inside(&c->rows, c->hi) && all_inside(&c->cols, c->wi));
     while (j.cols > MR &&
            (j.cols > most || (j.copies && span_of(&c->rows, 1) * span_of(&c->cols, j.cols) > room)))
@@ -213,9 +175,8 @@ static direct plan_direct(const conv *c) {
     if (j.n_row == 1 && j.n_col == 1)
         j.images = pn_max(1, pn_min(c->n, pn_min(most / (j.rows * j.cols), room / (j.hb * j.wb))));
     j.n_image = pn_ceil_div(c->n, j.images);
-    int64_t blocks = j.n_image * j.n_row * j.n_col, panels = j.depthwise ? 1 : j.panels * c->groups;
-    int64_t macs = j.images * j.rows * j.cols * pn_max(1, j.depth) *
-                   (j.depthwise ? c->co : NR); /* of a panel's block */
+    int64_t blocks = j.n_image * j.n_row * j.n_col, panels = j.panels * c->groups;
+    int64_t macs = j.images * j.rows * j.cols * pn_max(1, j.depth) * NR; /* of a panel's block */
     j.panel_groups = pn_min(panels, pn_ceil_div(BLOCKS, blocks));
     j.per_group = pn_max(1, pn_ceil_div(panels, pn_max(1, j.panel_groups)));
     j.panel_groups = pn_ceil_div(panels, j.per_group);
@@ -236,11 +197,7 @@ static void run_direct(pn_call *call, const conv *c, void *scratch) {
     direct j = plan_direct(c);
     j.scratch = scratch;
     if (!j.n_image || !j.panels) return;
-    if (j.depthwise)
-        pack_lanes(c, scratch);
-    else
-        pn_for(call, pn_ceil_div(c->groups * j.panels * c->rows.taps, j.packs_at_once), pack_body,
-               &j);
+    pn_for(call, pn_ceil_div(c->groups * j.panels * c->rows.taps, j.packs_at_once), pack_body, &j);
     pn_for(call, pn_ceil_div(blocks_of(&j), j.at_once), direct_body, &j);
 }
 

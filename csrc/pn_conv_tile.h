@@ -2,7 +2,6 @@
  *
  *   gather   y[p, o] = Σ_k x_p[k] w[k, o] + bias[o]     mr pixels by nv vectors of output channels
  *   outer    c[i, o] (+)= Σ_p x[p, i] d[p, o]           mr inputs' channels by nv vectors of output channels
- *   lanes    y[p, c] = Σ_t x_p[t, c] w[t, c] + bias[c]     mr pixels by a vector of channels, each on its own
  *
  * gather finds each pixel by a pointer of its own, so that a tile may go over the ends of rows and images; k
  * runs over rows of taps, taps and channels, in one chain of fused multiply-adds whatever the tile is. w is
@@ -88,7 +87,6 @@ typedef struct target {
     int64_t to, nr;
     const T *bias; /* the first of nr, or NULL */
     int relu, add; /* add: to what is there; nr is whole vectors then */
-    int stream;    /* of lanes: past the caches; all is aligned and in whole vectors then */
     const char *at, *end; /* of gather: what it fetches to L2 on its way */
 } target;
 
@@ -136,59 +134,6 @@ PN_INLINE void gather(const int mr, const int nv, const T *const *row, int64_t a
         TILE pn_store_part(t->dst[i] + t->to + v * PN_VL, sum[i][v], t->nr - v * PN_VL);
 }
 
-/* w: [taps, wide]; channels from `at` on, n of them in all. */
-typedef void (*lanes_fn)(const T *const *row, const reads *r, const T *w, int64_t wide,
-                         const target *t);
-
-PN_INLINE void lanes(const int mr, const T *const *row, const reads *r, const T *w, int64_t wide,
-                     const target *t) {
-    for (int64_t o = 0; o < t->nr; o += PN_VL) {
-        V sum[MR];
-        const T *y = w + o;
-        int64_t n = t->nr - o;
-        ALL(i, mr) sum[i] = (V){0};
-        for (int64_t a = 0; a < r->rows; a++)
-            for (int64_t b = 0; b < r->taps; b++, y += wide) {
-                int64_t k = a * r->row_step + b * r->tap_step + o;
-                V e = pn_load(y);
-                if (n >= PN_VL)
-                    ALL(i, mr) pn_fma_to(&sum[i], pn_load(row[i] + k), e);
-                else
-                    ALL(i, mr) pn_fma_to(&sum[i], pn_load_part(row[i] + k, n, 0), e);
-            }
-        V b = t->bias ? pn_load_part(t->bias + o, n, 0) : (V){0};
-        ALL(i, mr) {
-            sum[i] += b;
-            if (t->relu) sum[i] = pn_select(sum[i] <= (V){0}, (V){0}, sum[i]);
-            if (t->stream)
-                pn_stream(t->dst[i] + o, sum[i]);
-            else
-                pn_store_part(t->dst[i] + o, sum[i], n);
-        }
-    }
-}
-
-/* acc[b] += Σ_q x[q, b] d[q] over n pixels, for mr taps and up to a vector of channels */
-typedef void (*lane_sums_fn)(const T *x, int64_t xq, int64_t xb, const T *d, int64_t dq, int64_t n,
-                             int64_t channels, T *acc, int64_t as);
-
-PN_INLINE void lane_sums(const int mr, const T *x, int64_t xq, int64_t xb, const T *d, int64_t dq,
-                         int64_t n, int64_t channels, T *acc, int64_t as) {
-    V sum[MR];
-    ALL(b, mr) sum[b] = pn_load(acc + b * as);
-    if (channels >= PN_VL)
-        for (; n > 0; n--, x += xq, d += dq) {
-            V e = pn_load(d);
-            ALL(b, mr) pn_fma_to(&sum[b], pn_load(x + b * xb), e);
-        }
-    else
-        for (; n > 0; n--, x += xq, d += dq) {
-            V e = pn_load_part(d, channels, 0);
-            ALL(b, mr) pn_fma_to(&sum[b], pn_load_part(x + b * xb, channels, 0), e);
-        }
-    ALL(b, mr) pn_store(acc + b * as, sum[b]);
-}
-
 /* Pixels of outer: [n, rows, cols] with their steps in x and in d. */
 typedef struct pixels {
     int64_t n, rows, cols, xn, xr, xc, dn, dr, dc;
@@ -226,23 +171,11 @@ PN_INLINE void outer(const int mr, const int nv, const T *x0, const T *d0, const
     }
 #define KINDS(mr)                                                                                  \
     FORMS(mr, 1)                                                                                   \
-    FORMS(mr, 2)                                                                                   \
-    static void lanes_##mr(const T *const *row, const reads *r, const T *w, int64_t wide,          \
-                           const target *t) {                                                      \
-        lanes(mr, row, r, w, wide, t);                                                             \
-    }                                                                                              \
-    static void lane_sums_##mr(const T *x, int64_t xq, int64_t xb, const T *d, int64_t dq,         \
-                               int64_t n, int64_t channels, T *acc, int64_t as) {                  \
-        lane_sums(mr, x, xq, xb, d, dq, n, channels, acc, as);                                     \
-    }
+    FORMS(mr, 2)
 HEIGHTS(KINDS)
 #define GATHERS(mr) {gather_##mr##_1, gather_##mr##_2},
-#define LANES(mr) lanes_##mr,
-#define LANE_SUMS(mr) lane_sums_##mr,
 #define OUTERS(mr) {outer_##mr##_1, outer_##mr##_2},
 static const gather_fn gathers[MR][NV] = {HEIGHTS(GATHERS)};
-static const lanes_fn lanes_of[MR] = {HEIGHTS(LANES)};
-static const lane_sums_fn lane_sums_of[MR] = {HEIGHTS(LANE_SUMS)};
 static const outer_fn outers[MR][NV] = {HEIGHTS(OUTERS)};
 
 #endif

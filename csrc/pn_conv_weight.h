@@ -7,7 +7,7 @@
  * inside of x are a rectangle, which is read in place. Where a tap has few channels the taps of a row are one
  * run, but for the columns that not all of them find inside. Pixels are cut into shares, each with panels of
  * its own that are added up in the end, and a share into blocks, whose dy stays in L1: how many of them sizes
- * tell, so that they are part of the value. A depthwise dW is gathered a row of taps at a time.
+ * tell, so that they are part of the value.
  */
 #ifndef PN_CONV_WEIGHT_H
 #define PN_CONV_WEIGHT_H
@@ -19,7 +19,6 @@
 #define SHARE_BYTES (4 << 20)      /* of the panels of all shares */
 #define SHARES 16                  /* chunks of work that suffice */
 #define SUM_PIXELS 512             /* of a share of db */
-#define LANE_ROWS 4                /* of dy in a share of a depthwise dW, at least */
 
 typedef struct by_weight {
     conv c; /* as forward: x, w = dW (read by none), y = dy */
@@ -156,73 +155,6 @@ static void unpack_body(pn_call *call, void *arg, int64_t chunk, int worker) {
     for (int64_t k = first; k < end; k++) unpack_panel(j, k);
 }
 
-/* ---- depthwise ------------------------------------------------------------------------------------- */
-
-static int is_depthwise(const conv *c) { return c->groups > 1 && c->ki == 1 && c->ko == 1; }
-
-static int64_t lane_shares(const conv *c) {
-    return pn_max(1, pn_min(SHARES, c->n * c->rows.n / LANE_ROWS));
-}
-
-/* A row of taps over a row of dy, for up to a vector of channels */
-static void weigh_lane_row(const conv *c, const T *x, const T *d, int64_t channels, T *acc) {
-    const axis *cols = &c->cols;
-    int64_t left = 0, right = cols->n, lo, hi, as = round_up(c->co, PN_VL);
-    int64_t xq = cols->xs * c->ci, xb = cols->xt * c->ci;
-    for (int64_t b = 0; b < cols->taps; b++) {
-        inside(cols, b, c->wi, &lo, &hi);
-        left = pn_max(left, lo), right = pn_min(right, hi);
-    }
-    right = pn_max(left, right);
-    x += cols->x0 * c->ci;
-    for (int64_t b = 0; b < cols->taps && right > left; b += MR)
-        lane_sums_of[pn_min(MR, cols->taps - b) - 1](x + left * xq + b * xb, xq, xb,
-                                                     d + left * c->co, c->co, right - left,
-                                                     channels, acc + b * as, as);
-    for (int64_t b = 0; b < cols->taps; b++) {
-        inside(cols, b, c->wi, &lo, &hi);
-        int64_t from[2] = {lo, pn_max(lo, right)}, to[2] = {pn_min(hi, left), hi};
-        for (int k = 0; k < 2; k++)
-            if (from[k] < to[k])
-                lane_sums_of[0](x + from[k] * xq + b * xb, xq, xb, d + from[k] * c->co, c->co,
-                                to[k] - from[k], channels, acc + b * as, as);
-    }
-}
-
-static void weigh_lanes_body(pn_call *call, void *arg, int64_t chunk, int worker) {
-    const by_weight *j = arg;
-    const conv *c = &j->c;
-    int64_t rows = c->n * c->rows.n, wide = round_up(c->co, PN_VL), lo, hi;
-    parts cutting = {j->shares, rows / j->shares, rows % j->shares};
-    int64_t end = part_start(cutting, chunk + 1);
-    T *acc = (T *)j->scratch + chunk * j->packed;
-    (void)call, (void)worker;
-    memset(acc, 0, (size_t)j->packed * sizeof(T));
-    for (int64_t r = part_start(cutting, chunk); r < end; r++)
-        for (int64_t o = 0; o < c->co; o += PN_VL)
-            for (int64_t a = 0; a < c->rows.taps; a++) {
-                int64_t n = r / c->rows.n, u = r % c->rows.n;
-                inside(&c->rows, a, c->hi, &lo, &hi);
-                if (u < lo || u >= hi) continue;
-                int64_t h = n * c->hi + u * c->rows.xs + c->rows.x0 + a * c->rows.xt;
-                weigh_lane_row(c, c->x + h * c->wi * c->ci + o, c->y + r * c->wo * c->co + o,
-                               c->co - o, acc + a * c->cols.taps * wide + o);
-            }
-}
-
-static void run_lane_weights(pn_call *call, const conv *c, T *dw, void *scratch) {
-    int64_t wide = round_up(c->co, PN_VL), taps = c->rows.taps * c->cols.taps;
-    by_weight j = {.c = *c, .shares = lane_shares(c), .packed = taps * wide, .scratch = scratch};
-    const T *acc = scratch;
-    pn_for(call, j.shares, weigh_lanes_body, &j);
-    for (int64_t o = 0; o < c->co; o++)
-        for (int64_t t = 0; t < taps; t++) {
-            T sum = acc[t * wide + o];
-            for (int64_t s = 1; s < j.shares; s++) sum += acc[s * j.packed + t * wide + o];
-            dw[o * taps + t] = sum;
-        }
-}
-
 /* ---- the whole --------------------------------------------------------------------------------------- */
 
 static by_weight plan_by_weight(const conv *c) {
@@ -250,17 +182,11 @@ static by_weight plan_by_weight(const conv *c) {
 }
 
 static int64_t by_weight_scratch(const conv *c) {
-    if (is_depthwise(c))
-        return bytes_of(lane_shares(c) * c->rows.taps * c->cols.taps * round_up(c->co, PN_VL));
     by_weight j = plan_by_weight(c);
     return j.acc_bytes + j.dy_bytes * pn_max_workers();
 }
 
 static void run_by_weight(pn_call *call, const conv *c, T *dw, void *scratch) {
-    if (is_depthwise(c)) {
-        run_lane_weights(call, c, dw, scratch);
-        return;
-    }
     by_weight j = plan_by_weight(c);
     j.dw = dw, j.scratch = scratch;
     if (!j.shares) { /* no pixels */

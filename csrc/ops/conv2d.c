@@ -13,6 +13,7 @@
  *   y = act(conv2d(x, W, b))       relu in the tiles' epilogue, others in place
  *   dz = dy act'(y)                then as above
  */
+#include "pn_conv_lanes.h"
 #include "pn_conv_scatter.h"
 #include "pn_winograd.h"
 
@@ -22,13 +23,16 @@
 
 /* Scratch suffices for either algorithm, as the precision may be set between its being sized and the call. */
 static void run_form(pn_call *c, const conv *form, void *scratch) {
-    if (suits_winograd(form) && !pn_exact())
+    if (is_depthwise(form))
+        run_lanes(c, form, scratch);
+    else if (suits_winograd(form) && !pn_exact())
         run_winograd(c, form, scratch);
     else
         run_direct(c, form, scratch);
 }
 
 static int64_t form_scratch(const conv *form) {
+    if (is_depthwise(form)) return lanes_scratch(form);
     int64_t need = direct_scratch(form);
     return suits_winograd(form) ? pn_max(need, winograd_scratch(form)) : need;
 }
@@ -64,7 +68,9 @@ static int64_t by_data_scratch(const geometry *g, const pn_array *dy, const pn_a
 static void by_weights(pn_call *c, const geometry *g, const pn_array *dy, const pn_array *x,
                        pn_array *dw, void *scratch) {
     conv form = forward_of(g, x, dw, dy);
-    if (suits_winograd(&form) && !pn_exact())
+    if (is_depthwise(&form))
+        run_lane_weights(c, &form, dw->data, scratch);
+    else if (suits_winograd(&form) && !pn_exact())
         run_adjoint(c, &form, dw->data, scratch);
     else
         run_by_weight(c, &form, dw->data, scratch);
@@ -73,6 +79,7 @@ static void by_weights(pn_call *c, const geometry *g, const pn_array *dy, const 
 static int64_t by_weights_scratch(const geometry *g, const pn_array *dy, const pn_array *x,
                                   const pn_array *dw) {
     conv form = forward_of(g, x, dw, dy);
+    if (is_depthwise(&form)) return lane_weights_scratch(&form);
     int64_t need = by_weight_scratch(&form);
     return suits_winograd(&form) ? pn_max(need, adjoint_scratch(&form)) : need;
 }
