@@ -35,12 +35,17 @@
 #define KC 256
 
 /* Rows of A that are packed at once, KC columns of them for half of a 512 KB L2, and columns of C from
- * which on they are packed at all. */
+ * which on they are packed at all: where in place they would push each other out of L1, of which one way spans
+ * WAY_BYTES. */
 #ifndef MC
 #define MC 192
 #endif
 #ifndef PACK_A
 #define PACK_A 256
+#endif
+
+#ifndef WAY_BYTES
+#define WAY_BYTES 4096
 #endif
 
 /* Columns of a chunk that packs its part of B itself, and how much of B it packs at once. */

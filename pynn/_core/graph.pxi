@@ -152,7 +152,7 @@ cdef TensorBase husk_of(TensorBase x, bint with_node):
     return h
 
 
-cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int save_out) except -1:
+cdef int record(OpBase op, tuple xs, dict params, tuple outs, int save_in, int save_out) except -1:
     """Makes outs the outputs of a new node with inputs xs."""
     global node_count
     cdef Node n = Node.__new__(Node)

@@ -163,6 +163,7 @@ cdef int set_shape(pn_array *a, object shape) except -1:
     return 0
 
 
+@cython.c_api_binop_methods(True)
 cdef class TensorBase:
     cdef pn_array a
     cdef Storage storage
@@ -256,6 +257,27 @@ cdef class TensorBase:
     @grad.deleter
     def grad(self):
         self._grad = None
+
+    # Operators, either side of which may be the tensor. They stand here and not in pynn/tensor.py, where a call
+    # of Python's would take as long as a small op.
+
+    def __add__(a, b):
+        return operate(OP_ADD, a, b)
+
+    def __sub__(a, b):
+        return operate(OP_SUB, a, b)
+
+    def __mul__(a, b):
+        return operate(OP_MUL, a, b)
+
+    def __truediv__(a, b):
+        return operate(OP_DIV, a, b)
+
+    def __matmul__(a, b):
+        if isinstance(a, TensorBase) and isinstance(b, TensorBase):
+            if (<TensorBase>a).a.ndim > 1 and (<TensorBase>b).a.ndim > 1:
+                return operate(OP_MATMUL, a, b)
+        return (a if isinstance(a, TensorBase) else TensorType(a)).matmul(b)
 
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
