@@ -24,8 +24,8 @@
  *
  * Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5, not 5 times 6 and 2) and each height
  * has its own kernel. At the right edge the two vectors of a tile overlap; a C of fewer columns than a
- * vector takes masks or, where the machine has none, a padded copy; if A's columns are contiguous C' = B'A' is
- * solved, which fills the vectors. C's columns must be contiguous for the kernel: a column-major C is solved as
+ * vector takes masks or, where the machine has none, a padded copy; if it is much less and A's columns are
+ * contiguous, or its rows turn fast, C' = B'A' is solved, which fills the vectors. C's columns must be contiguous for the kernel: a column-major C is solved as
  * C' = B'A', others go through a tile-sized buffer.
  *
  * How many chunks there are depends on m, n, k and the batch only; pn_gemm_choices.h has the sizes.
@@ -233,8 +233,8 @@ static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int6
             s.brs = g->b.rs;
             if (b) {
                 s.brs = round_up(nr, PN_VL);
-                s.b =
-                    b + (k0 - block_start(w->ks, w->q0)) * round_up(w->g->n, PN_VL) + (j0 + j) * s.k;
+                s.b = b + (k0 - block_start(w->ks, w->q0)) * round_up(w->g->n, PN_VL) +
+                      (j0 + j) * s.k;
             } else if (!in_place || (!MASKED && nr < PN_VL)) {
                 if (j == packed_to) {
                     packed_to = pn_min(g->n, j + WIDE);
@@ -327,9 +327,10 @@ static int is_small(const pn_gemm_args *g, int64_t batch) {
     return g->m * g->n * g->k * batch <= pn_grain(CHUNK);
 }
 
-/* Whether A's columns, packed or contiguous, fill vectors that B's few columns would leave half empty. */
+/* Whether A's columns, contiguous or turned on the way, fill vectors that B's few columns would leave half empty. */
 static int is_narrow(const pn_gemm_args *g) {
-    return g->n <= PN_VL * 3 / 4 && g->m >= PN_VL && g->k >= NARROW;
+    return g->n <= PN_VL * 3 / 4 && g->m >= PN_VL && g->k >= NARROW && g->a.cs != g->a.rs &&
+           (g->a.rs == 1 || (TURN_ROWS && g->a.cs == 1));
 }
 
 /* Whether C' = B' A' is solved. */
@@ -337,10 +338,12 @@ static int turns(const pn_gemm_args *g) {
     return g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g));
 }
 
-/* Whether the rows, or columns, of A that a tile reads at once meet in one set of L1, or are not contiguous. */
-static int in_one_set(const pn_mat *a) {
+/* Whether A is read better from a packed copy: what a tile reads at once meets in one set of L1, or is a small
+ * part of each line, or is not contiguous. */
+static int is_scattered(const pn_mat *a) {
     int64_t step = a->cs == 1 ? a->rs : a->rs == 1 ? a->cs : 0;
-    return step * (int64_t)sizeof(T) % WAY_BYTES == 0;
+    return step * (int64_t)sizeof(T) % WAY_BYTES == 0 ||
+           (a->cs != 1 && MR * sizeof(T) <= PN_ALIGN * 3 / 4);
 }
 
 static void plan(job *w, const pn_gemm_args *g) {
@@ -379,7 +382,7 @@ static void plan(job *w, const pn_gemm_args *g) {
     nc = pn_ceil_div(g->n, w->cols);
     w->units = batch * w->rows * w->cols;
     w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, mc * nc * g->k));
-    if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4 && in_one_set(&g->a))
+    if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4 && is_scattered(&g->a))
         w->a_bytes = round_up(
             pn_ceil_div(mc, MR) * TILE_ROOM(pn_min(g->k, KC)) * (int64_t)sizeof(T), PN_ALIGN);
 }

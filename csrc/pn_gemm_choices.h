@@ -35,8 +35,7 @@
 #define KC 256
 
 /* Rows of A that are packed at once, KC columns of them for half of a 512 KB L2, and columns of C from
- * which on they are packed at all: where in place they would push each other out of L1, of which one way spans
- * WAY_BYTES. */
+ * which on they are packed at all, where A is not read well in place: one way of L1 spans WAY_BYTES. */
 #ifndef MC
 #define MC 192
 #endif
@@ -73,9 +72,13 @@
 #define SMALL_B (16384 / (int)sizeof(T))
 #endif
 
-/* Deep enough to make up for a C that is turned on its way to memory. */
+/* Deep enough to make up for a C that is turned on its way to memory, and whether it makes up for an A by rows
+ * that is turned too. */
 #ifndef NARROW
 #define NARROW 64
+#endif
+#ifndef TURN_ROWS
+#define TURN_ROWS (PN_VL >= 8 && sizeof(T) == 4)
 #endif
 
 /* k is split from so many blocks on, for up to so many elements of C. */

@@ -287,6 +287,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef pn_scratch_fn scratch_fn
     cdef Storage scratch = None
     cdef int64_t need
+    cdef bint recording = pn_rec != NULL
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
     if dtype == PN_NONE:  # indices, bools, or arguments of any dtype alone: the first result tells the form
@@ -315,12 +316,12 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
             arr[n_arg].data = scratch.data
         c.n_arg += 1
     cdef double cost = call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0
-    if pn_rec != NULL and op.n_write:
+    if recording and op.n_write:
         (<Recorder>pn_rec).before(op, arr, c.n_arg)
     run_kernel(fn, &c, cost)
     if c.err.code != PN_OK:
         kernel_error(op, &c, dims)
-    if pn_rec != NULL:
+    if recording:
         (<Recorder>pn_rec).write(op, fn, &c, <int>len(op.par_names), cost, dims)
     if pn_anomaly:
         check_finite(op, &arr[op.n_in], n_arg - op.n_in)

@@ -5,10 +5,24 @@ cdef tuple _no_args = ()
 cdef object row_sum = None     # adds gradients of which one is by rows; see pynn/sparse.py
 
 
+cdef extern from *:
+    """
+    /* Python fills the operator slots of a class with functions that look the methods up by name, even where it
+     * inherits them. */
+    static void pn_take_operators(PyTypeObject *to, PyTypeObject *from) {
+        PyNumberMethods *t = to->tp_as_number, *f = from->tp_as_number;
+        t->nb_add = f->nb_add, t->nb_subtract = f->nb_subtract, t->nb_multiply = f->nb_multiply;
+        t->nb_true_divide = f->nb_true_divide, t->nb_matrix_multiply = f->nb_matrix_multiply;
+    }
+    """
+    void pn_take_operators(type to, type from_)
+
+
 def set_tensor_type(cls):
     """Names the class of which apply() makes its results."""
     global TensorType
     TensorType = cls
+    pn_take_operators(cls, TensorBase)
 
 
 def set_row_sum(fn):
@@ -582,23 +596,3 @@ def read_view(TensorBase x not None):
     if pn_rec != NULL:
         host_reads(x, "this")
     return to_numpy(x, False)
-
-
-def output_index(TensorBase x not None):
-    """Which output of its node x is."""
-    return x.out_idx
-
-
-def retain_grad(TensorBase x not None):
-    """Lets walks leave x's gradient in x.grad, as long as x lives."""
-    if x.retains:
-        return
-    x.retains = True
-    ref = weakref.ref(x)
-
-    def keep(g):
-        t = ref()
-        if t is not None:
-            t.grad = g if t.grad is None else core_op(OP_ADD)(t.grad, g)
-
-    x.node._add_hook(x.out_idx, keep)
