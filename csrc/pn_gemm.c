@@ -24,8 +24,8 @@
  *
  * Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5, not 5 times 6 and 2) and each height
  * has its own kernel. At the right edge the two vectors of a tile overlap; a C of fewer columns than a
- * vector takes masks or, where the machine has none, a padded copy; if A's columns are contiguous C' = B'A' is
- * solved, which fills the vectors. C's columns must be contiguous for the kernel: a column-major C is solved as
+ * vector takes masks or, where the machine has none, a padded copy; if it is much less and A's columns are
+ * contiguous, or its rows turn fast, C' = B'A' is solved, which fills the vectors. C's columns must be contiguous for the kernel: a column-major C is solved as
  * C' = B'A', others go through a tile-sized buffer.
  *
  * How many chunks there are depends on m, n, k and the batch only; pn_gemm_choices.h has the sizes.
@@ -40,6 +40,28 @@ PN_INLINE void copy(T *to, int64_t trs, int64_t tcs, const T *from, int64_t rs, 
         for (int64_t j = 0; j < n; j++) to[i * trs + j * tcs] = from[i * rs + j * cs];
 }
 
+/* What is added to a tile, to a buf whose rows are NR apart. */
+static void spread(T *buf, const T *from, int64_t rs, int64_t cs, int64_t m, int64_t n) {
+    if (cs) copy(buf, NR, 1, from, rs, cs, m, n);
+    for (int64_t i = 0; !cs && i < m; i++)
+        ALL(v, NV) pn_store(buf + i * NR + v * PN_VL, pn_set1(from[i * rs]));
+}
+
+/* A tile in buf, whose rows are NR apart, to its place in C. buf has room for PN_VL rows. */
+static void put(const pn_gemm_args *g, T *c, const T *buf, int64_t mr, int64_t nr) {
+    int64_t j = 0;
+    if (g->c.rs == 1 && mr <= PN_VL) {
+        const char *from[THIRDS];
+        ALL(i, THIRDS) from[i] = (const char *)(buf + 3 * i * NR);
+        for (; j + TL <= nr; j += TL) {
+            V r[TL];
+            turn(r, from, NR * (int)sizeof(T));
+            ALL(i, TL) pn_store_part(c + (j + i) * g->c.cs, r[i], mr);
+        }
+    }
+    copy(c + j * g->c.cs, g->c.rs, g->c.cs, buf + j, NR, 1, mr, nr - j);
+}
+
 /* Where a tile's sums of one block of k come from. */
 typedef struct source {
     const T *a, *b;
@@ -51,7 +73,7 @@ typedef struct source {
  * vector or its columns are not contiguous, goes through buf. */
 static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t mr, int64_t j,
                      int64_t nr) {
-    T buf[3][MR * NR] __attribute__((aligned(PN_ALIGN)));
+    T buf[3][(MR > PN_VL ? MR : PN_VL) * NR] __attribute__((aligned(PN_ALIGN)));
     int narrow = !MASKED && nr < PN_VL, through = narrow || g->c.cs != 1;
     T *c = g->c.p + i * g->c.rs + j * g->c.cs;
     target t = {c,
@@ -73,13 +95,13 @@ static void run_tile(const pn_gemm_args *g, const source *s, int64_t i, int64_t 
         t.add[e] = x->p + i * x->rs + j * x->cs;
         t.add_rs[e] = x->rs;
         if (narrow || x->cs != 1) {
-            copy(buf[1 + e], NR, 1, t.add[e], x->rs, x->cs, x->rs ? mr : 1, nr);
+            spread(buf[1 + e], t.add[e], x->rs, x->cs, x->rs ? mr : 1, nr);
             t.add[e] = buf[1 + e];
             t.add_rs[e] = x->rs ? NR : 0;
         }
     }
     kernels[mr - 1][(nr - 1) / PN_VL](s->k, s->form, s->a, s->ars, s->acs, s->b, s->brs, &t);
-    if (through) copy(c, g->c.rs, g->c.cs, t.c, NR, 1, mr, nr);
+    if (through) put(g, c, t.c, mr, nr);
 }
 
 /* The panel at column j. packed: A's tiles, or NULL where A is read in place; odd: room for a tile of an A
@@ -123,7 +145,7 @@ static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, co
 
 /* How the work is cut, and what is packed where. */
 typedef struct job {
-    pn_gemm_args g;
+    const pn_gemm_args *g; /* the caller's, or `own` where batch or sides have been changed */
     parts ks; /* the blocks of k */
     int64_t rows, cols; /* the grid of chunks in one matrix, cut at multiples of MR and NR */
     int64_t units, group; /* chunks in all matrices, and how many of them pn_for sees as one */
@@ -132,6 +154,7 @@ typedef struct job {
     int dots; /* one row by contiguous columns */
     int64_t q0, q1, at_once; /* the blocks that B has been packed for, and how many it is */
     char *scratch;
+    pn_gemm_args own;
 } job;
 
 static int64_t block_start(parts ks, int64_t q) { return q * ks.size + pn_min(q, ks.longer); }
@@ -210,8 +233,8 @@ static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int6
             s.brs = g->b.rs;
             if (b) {
                 s.brs = round_up(nr, PN_VL);
-                s.b =
-                    b + (k0 - block_start(w->ks, w->q0)) * round_up(w->g.n, PN_VL) + (j0 + j) * s.k;
+                s.b = b + (k0 - block_start(w->ks, w->q0)) * round_up(w->g->n, PN_VL) +
+                      (j0 + j) * s.k;
             } else if (!in_place || (!MASKED && nr < PN_VL)) {
                 if (j == packed_to) {
                     packed_to = pn_min(g->n, j + WIDE);
@@ -260,7 +283,7 @@ static void transpose(pn_gemm_args *g) {
 
 /* Chunks of a product that packs B once for all: of rows first, as these pack no part of A twice. */
 static void plan_shared(job *w) {
-    const pn_gemm_args *g = &w->g;
+    const pn_gemm_args *g = w->g;
     int64_t mc = pn_max(MC / 4, pn_min(MC, pn_ceil_div(g->m, CHUNKS))), nc = g->n;
     w->rows = pn_ceil_div(g->m, mc);
     while (w->rows * pn_ceil_div(g->n, nc) < CHUNKS && mc * nc * g->k > 2 * CHUNK && nc > 8 * NR)
@@ -274,15 +297,15 @@ static void plan_shared(job *w) {
 
 /* A deep product with few elements: of its blocks of k, as many at once as suit the caches. */
 static void plan_split(job *w) {
-    int64_t bytes = w->g.m * w->g.n * (int64_t)sizeof(T);
+    int64_t bytes = w->g->m * w->g->n * (int64_t)sizeof(T);
     w->split = 1;
     w->at_once = pn_min(w->ks.n, pn_max(CHUNKS, SPLIT_BYTES / bytes));
     w->b_bytes = round_up(w->at_once * bytes, PN_ALIGN);
-    w->group = pn_max(1, pn_grain(CHUNK) / (w->g.m * w->g.n * w->ks.size));
+    w->group = pn_max(1, pn_grain(CHUNK) / (w->g->m * w->g->n * w->ks.size));
 }
 
 static void plan_own(job *w, int64_t batch) {
-    const pn_gemm_args *g = &w->g;
+    const pn_gemm_args *g = w->g;
     int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m == 1 ? STRIP : NC);
     for (;; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
         w->rows = pn_ceil_div(g->m, mc);
@@ -304,17 +327,34 @@ static int is_small(const pn_gemm_args *g, int64_t batch) {
     return g->m * g->n * g->k * batch <= pn_grain(CHUNK);
 }
 
-/* Whether A's contiguous columns fill vectors that B's few columns would leave half empty. */
+/* Whether A's columns, contiguous or turned on the way, fill vectors that B's few columns would leave half empty. */
 static int is_narrow(const pn_gemm_args *g) {
-    return g->n <= PN_VL * 3 / 4 && g->m >= PN_VL && g->a.rs == 1 && g->a.cs != 1 && g->k >= NARROW;
+    return g->n <= PN_VL * 3 / 4 && g->m >= PN_VL && g->k >= NARROW && g->a.cs != g->a.rs &&
+           (g->a.rs == 1 || (TURN_ROWS && g->a.cs == 1));
 }
 
-static void plan(job *w, const pn_gemm_args *g0) {
-    pn_gemm_args *g = &w->g;
+/* Whether C' = B' A' is solved. */
+static int turns(const pn_gemm_args *g) {
+    return g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g));
+}
+
+/* Whether A is read better from a packed copy: what a tile reads at once meets in one set of L1, or is a small
+ * part of each line, or is not contiguous. */
+static int is_scattered(const pn_mat *a) {
+    int64_t step = a->cs == 1 ? a->rs : a->rs == 1 ? a->cs : 0;
+    return step * (int64_t)sizeof(T) % WAY_BYTES == 0 ||
+           (a->cs != 1 && MR * sizeof(T) <= PN_ALIGN * 3 / 4);
+}
+
+static void plan(job *w, const pn_gemm_args *g) {
     int64_t batch, mc, nc;
-    *g = *g0;
-    if (g->n_batch) merge_rows(g);
-    if (g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g))) transpose(g);
+    w->g = g;
+    if (g->n_batch || turns(g)) { /* most products need no copy */
+        w->own = *g;
+        merge_rows(&w->own);
+        if (turns(&w->own)) transpose(&w->own);
+        w->g = g = &w->own;
+    }
     batch = batch_of(g);
     w->units = 0;
     w->a_bytes = w->b_bytes = w->split = 0;
@@ -342,7 +382,7 @@ static void plan(job *w, const pn_gemm_args *g0) {
     nc = pn_ceil_div(g->n, w->cols);
     w->units = batch * w->rows * w->cols;
     w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, mc * nc * g->k));
-    if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4)
+    if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4 && is_scattered(&g->a))
         w->a_bytes = round_up(
             pn_ceil_div(mc, MR) * TILE_ROOM(pn_min(g->k, KC)) * (int64_t)sizeof(T), PN_ALIGN);
 }
@@ -374,12 +414,12 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const T *b = w->b_bytes ? (const T *)w->scratch : NULL;
     T *packed = w->a_bytes ? (T *)(w->scratch + w->b_bytes + worker * w->a_bytes) : NULL;
     (void)c;
-    if (w->units == 1 && !w->g.n_batch) { /* most small products */
-        run_one(w, &w->g, packed, b, 0);
+    if (w->units == 1 && !w->g->n_batch) { /* most small products */
+        run_one(w, w->g, packed, b, 0);
         return;
     }
     for (int64_t u = chunk * w->group; u < pn_min(w->units, (chunk + 1) * w->group); u++) {
-        pn_gemm_args g = w->g;
+        pn_gemm_args g = *w->g;
         int64_t at = u / (w->rows * w->cols), r = u % w->rows, s = u / w->rows % w->cols;
         int64_t tiles = pn_ceil_div(g.m, MR), panels = pn_max(1, g.n / NR);
         int64_t i = part_start(g.m, MR, tiles, r, w->rows),
@@ -398,7 +438,7 @@ static void body(pn_call *c, void *arg, int64_t chunk, int worker) {
 /* Chunks of packing B: SLICE columns of one block of k, or what is left of them. */
 static void pack_body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *w = arg;
-    const pn_gemm_args *g = &w->g;
+    const pn_gemm_args *g = w->g;
     int64_t slices = pn_max(1, g->n / SLICE), q = w->q0 + chunk / slices,
             j = chunk % slices * SLICE;
     int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
@@ -415,10 +455,10 @@ static void split_body(pn_call *c, void *arg, int64_t chunk, int worker) {
     for (int64_t e = chunk * w->group, q; e < (chunk + 1) * w->group; e++) {
         if ((q = w->q0 + e) >= w->q1) break;
         int64_t k0 = block_start(w->ks, q), k = w->ks.size + (q < w->ks.longer);
-        pn_gemm_args g = {.m = w->g.m, .n = w->g.n, .k = k, .a = w->g.a, .b = w->g.b};
+        pn_gemm_args g = {.m = w->g->m, .n = w->g->n, .k = k, .a = w->g->a, .b = w->g->b};
         job one = {.ks = {1, k, 0}, .q1 = 1, .dots = w->dots};
-        move(&g.a, &w->g, 0, 0, k0);
-        move(&g.b, &w->g, 0, k0, 0);
+        move(&g.a, w->g, 0, 0, k0);
+        move(&g.b, w->g, 0, k0, 0);
         g.c = (pn_mat){.p = (T *)w->scratch + e * g.m * g.n, .rs = g.n, .cs = 1};
         run_one(&one, &g, NULL, NULL, 0);
     }
@@ -427,7 +467,7 @@ static void split_body(pn_call *c, void *arg, int64_t chunk, int worker) {
 /* Adds the sums of blocks q0 to q1 in their order, a row of C after another. */
 static void add_body(pn_call *c, void *arg, int64_t chunk, int worker) {
     const job *w = arg;
-    const pn_gemm_args *g = &w->g;
+    const pn_gemm_args *g = w->g;
     T total[STRIP];
     (void)c, (void)worker;
     for (int64_t j = 0, n; j < g->n; j += n) {
@@ -462,11 +502,11 @@ void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch) {
         pn_for(c, chunks, body, &w);
         return;
     }
-    int64_t slices = pn_max(1, w.g.n / SLICE);
+    int64_t slices = pn_max(1, w.g->n / SLICE);
     for (w.q0 = 0; w.split && w.q0 < w.ks.n; w.q0 = w.q1) {
         w.q1 = pn_min(w.ks.n, w.q0 + w.at_once);
         pn_for(c, pn_ceil_div(w.q1 - w.q0, w.group), split_body, &w);
-        pn_for(c, w.g.m, add_body, &w);
+        pn_for(c, w.g->m, add_body, &w);
     }
     for (w.q0 = 0; !w.split && w.q0 < w.ks.n; w.q0 = w.q1) {
         w.q1 = pn_min(w.ks.n, w.q0 + w.at_once);

@@ -35,12 +35,16 @@
 #define KC 256
 
 /* Rows of A that are packed at once, KC columns of them for half of a 512 KB L2, and columns of C from
- * which on they are packed at all. */
+ * which on they are packed at all, where A is not read well in place: one way of L1 spans WAY_BYTES. */
 #ifndef MC
 #define MC 192
 #endif
 #ifndef PACK_A
 #define PACK_A 256
+#endif
+
+#ifndef WAY_BYTES
+#define WAY_BYTES 4096
 #endif
 
 /* Columns of a chunk that packs its part of B itself, and how much of B it packs at once. */
@@ -68,9 +72,13 @@
 #define SMALL_B (16384 / (int)sizeof(T))
 #endif
 
-/* Deep enough to make up for a C that is turned on its way to memory. */
+/* Deep enough to make up for a C that is turned on its way to memory, and whether it makes up for an A by rows
+ * that is turned too. */
 #ifndef NARROW
 #define NARROW 64
+#endif
+#ifndef TURN_ROWS
+#define TURN_ROWS (PN_VL >= 8 && sizeof(T) == 4)
 #endif
 
 /* k is split from so many blocks on, for up to so many elements of C. */

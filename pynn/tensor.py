@@ -55,30 +55,6 @@ class Tensor(_core.TensorBase):
 
     # ---- arithmetic --------------------------------------------------------------------------
 
-    def __add__(self, other):
-        return OPS.add(self, other)
-
-    def __radd__(self, other):
-        return OPS.add(other, self)
-
-    def __sub__(self, other):
-        return OPS.sub(self, other)
-
-    def __rsub__(self, other):
-        return OPS.sub(other, self)
-
-    def __mul__(self, other):
-        return OPS.mul(self, other)
-
-    def __rmul__(self, other):
-        return OPS.mul(other, self)
-
-    def __truediv__(self, other):
-        return OPS.div(self, other)
-
-    def __rtruediv__(self, other):
-        return OPS.div(other, self)
-
     def __pow__(self, other):
         if isinstance(other, (int, float)) and self.dtype.kind == "f":
             if other == 2:
@@ -91,14 +67,6 @@ class Tensor(_core.TensorBase):
 
     def __rpow__(self, other):
         return OPS.pow(other, self)
-
-    def __matmul__(self, other):
-        if self.ndim > 1 and other.ndim > 1:  # most products: a small one costs little more than its call
-            return OPS.matmul(self, other)
-        return FUNCTIONS["matmul"](self, other)
-
-    def __rmatmul__(self, other):
-        return FUNCTIONS["matmul"](tensor(other), self)
 
     def __neg__(self):
         return OPS.neg(self)

@@ -13,6 +13,7 @@ STUB = ast.parse((PACKAGE / "_core" / "engine.pyi").read_text())
 CLASSES = {s.name: s for s in STUB.body if isinstance(s, ast.ClassDef) and not s.name.startswith("_")}
 # a class's own methods that a stub repeats: the rest of what it inherits from object is object's
 SPECIAL = {"__init__", "__call__", "__getitem__", "__len__", "__iter__", "__enter__", "__exit__"}
+SPECIAL |= {f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "matmul") for side in ("", "r")}
 
 
 def parameters(function):

@@ -6,8 +6,9 @@ cdef dict _no_params = {}
 
 # ops that the engine itself calls
 cdef enum:
-    OP_ADD, OP_SUM_TO, OP_CAST, OP_COPY, OP_ALIAS, OP_ZEROS, OP_ACCUMULATE, N_CORE
-cdef list CORE_NAMES = ["add", "sum_to", "cast", "copy", "alias", "zeros", "accumulate_"]
+    OP_ADD, OP_SUB, OP_MUL, OP_DIV, OP_MATMUL, OP_SUM_TO, OP_CAST, OP_COPY, OP_ALIAS, OP_ZEROS, OP_ACCUMULATE, N_CORE
+cdef list CORE_NAMES = [
+    "add", "sub", "mul", "div", "matmul", "sum_to", "cast", "copy", "alias", "zeros", "accumulate_"]
 cdef list _core_ops = [None] * N_CORE
 
 
@@ -19,6 +20,11 @@ def bind_core(registry):
 
 cdef inline OpBase core_op(int which):
     return <OpBase>_core_ops[which]
+
+
+cdef inline object operate(int which, object a, object b):
+    """The value of an operator of Python's: an op of two arguments and no parameters."""
+    return apply(core_op(which), (a, b), _no_params)
 
 
 cdef object apply(OpBase op, tuple args, dict params):
@@ -54,23 +60,28 @@ cdef int check_same(OpBase op, tuple args, tuple xs) except -1:
 cdef object execute(OpBase op, tuple xs, dict params, int dtype):
     cdef pn_array[MAX_ARG + 1] arr
     cdef Dims dims
-    cdef list outs, held = None, apart = None, memory = []
+    cdef list held = None, apart = None
+    cdef tuple outs, memory = PyTuple_New(op.n_in)  # another thread may give x other memory while the kernel runs
     cdef TensorBase x
+    cdef object t
     cdef int k
     cdef int64_t total = 0
     for k in range(op.n_in):
-        if xs[k] is None:
+        t = <object>PyTuple_GET_ITEM(xs, k)
+        if t is None:
             arr[k].dtype = PN_NONE
             arr[k].data = NULL
             arr[k].ndim = 0
         else:
-            x = <TensorBase>xs[k]
+            x = <TensorBase>t
             if x.storage is None and op is not core_op(OP_ZEROS):
                 check_values(x)
-            memory.append(x.storage)  # another thread may give x other memory while the kernel runs
+            t = x.storage
             if pn_rec != NULL:
                 (<Recorder>pn_rec).see_tensor(x)
             arr[k] = x.a
+        Py_INCREF(t)
+        PyTuple_SET_ITEM(memory, k, t)
     match_inputs(op, arr, params, &dims)
     for k in range(op.n_in):
         if arr[k].dtype != PN_NONE:
@@ -80,7 +91,7 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
         apart = separate(op, xs, arr)
     outs = make_outs(op, xs, arr, params, dtype, &dims)
     for k in range(op.n_out):
-        x = <TensorBase>outs[k]
+        x = <TensorBase>PyTuple_GET_ITEM(outs, k)
         arr[op.n_in + k] = x.a
         total += size_of(&x.a)
     if op.order != ANY_ORDER:
@@ -95,7 +106,7 @@ cdef object execute(OpBase op, tuple xs, dict params, int dtype):
             return None
     elif not pn_grad_off and wants_grad(op, xs):
         record(op, xs, params, outs, op.save_in, op.save_out)
-    return outs[0] if op.n_out == 1 else tuple(outs)
+    return outs[0] if op.n_out == 1 else outs
 
 
 cdef bint has_indices(OpBase op, const pn_array *arr) noexcept:
@@ -166,9 +177,9 @@ cdef bint same_places(const pn_array *a, const pn_array *b) noexcept:
     return True
 
 
-cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int dtype, Dims *dims):
+cdef tuple make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int dtype, Dims *dims):
     """Fresh outputs of the shapes, dtypes and layout that the entry promises."""
-    cdef list outs = []
+    cdef tuple outs = PyTuple_New(op.n_out)
     cdef object shapes = None
     cdef TensorBase y
     cdef Spec *s
@@ -198,7 +209,8 @@ cdef list make_outs(OpBase op, tuple xs, const pn_array *arr, dict params, int d
             y.a.dtype = dtype
         lay_out(op, &y.a, arr, op.n_in)
         allocate(y)
-        outs.append(y)
+        Py_INCREF(y)
+        PyTuple_SET_ITEM(outs, k, y)
     return outs
 
 
@@ -275,6 +287,7 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
     cdef pn_scratch_fn scratch_fn
     cdef Storage scratch = None
     cdef int64_t need
+    cdef bint recording = pn_rec != NULL
     if op.py_kernel is not None:
         return launch_python(op, arr, params)
     if dtype == PN_NONE:  # indices, bools, or arguments of any dtype alone: the first result tells the form
@@ -303,12 +316,12 @@ cdef int launch(OpBase op, pn_array *arr, int n_arg, dict params, int dtype, Dim
             arr[n_arg].data = scratch.data
         c.n_arg += 1
     cdef double cost = call_cost(op, dims, arr, n_arg, n_out) if dims != NULL else n_out * 1.0
-    if pn_rec != NULL and op.n_write:
+    if recording and op.n_write:
         (<Recorder>pn_rec).before(op, arr, c.n_arg)
     run_kernel(fn, &c, cost)
     if c.err.code != PN_OK:
         kernel_error(op, &c, dims)
-    if pn_rec != NULL:
+    if recording:
         (<Recorder>pn_rec).write(op, fn, &c, <int>len(op.par_names), cost, dims)
     if pn_anomaly:
         check_finite(op, &arr[op.n_in], n_arg - op.n_in)
@@ -412,5 +425,5 @@ cdef object apply_view(OpBase op, tuple args, dict params):
         checked_bytes(&y.a, &nbytes)  # 2³² × 2³² must not count as 0 elements
     y.storage = x.storage if dense is None else dense.storage
     if not pn_grad_off and (x.node is not None or x.leaf_grad):
-        record(op, (x,), params, [y], 0, 0)
+        record(op, (x,), params, (y,), 0, 0)
     return y

@@ -87,7 +87,7 @@ cdef list run_bwd(Node n, list dys, int need):
     if not pn_grad_off:
         p = dict(n.given)
         p["_need"] = need
-        record(b, tuple(xs), p, outs, -1, 0)
+        record(b, tuple(xs), p, tuple(outs), -1, 0)
     return grads
 
 

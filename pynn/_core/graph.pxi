@@ -152,7 +152,7 @@ cdef TensorBase husk_of(TensorBase x, bint with_node):
     return h
 
 
-cdef int record(OpBase op, tuple xs, dict params, list outs, int save_in, int save_out) except -1:
+cdef int record(OpBase op, tuple xs, dict params, tuple outs, int save_in, int save_out) except -1:
     """Makes outs the outputs of a new node with inputs xs."""
     global node_count
     cdef Node n = Node.__new__(Node)
@@ -230,3 +230,23 @@ cdef int check_saved(Node n) except -1:
 cdef int changed_error(Node n, str name, TensorBase t) except -1:
     raise RuntimeError(f"backward: '{name}' of shape {t.shape}, saved for the derivative of '{n.op.name}', "
                        "was changed in place afterwards")
+
+
+def output_index(TensorBase x not None):
+    """Which output of its node x is."""
+    return x.out_idx
+
+
+def retain_grad(TensorBase x not None):
+    """Lets walks leave x's gradient in x.grad, as long as x lives."""
+    if x.retains:
+        return
+    x.retains = True
+    ref = weakref.ref(x)
+
+    def keep(g):
+        t = ref()
+        if t is not None:
+            t.grad = g if t.grad is None else core_op(OP_ADD)(t.grad, g)
+
+    x.node._add_hook(x.out_idx, keep)

@@ -314,7 +314,7 @@ cdef void broadcast_input(const Spec *s, const Dims *dims, pn_array *a) noexcept
     """Gives a, in place, the full shape that its spec has in this call; repeated elements get stride 0."""
     cdef pn_array full
     cdef int d, k, pad
-    if s.ell < 0:
+    if s.ell < 0 or dims.ell.ndim == 0:
         return
     spec_shape(s, dims, &full)
     pad = full.ndim - a.ndim

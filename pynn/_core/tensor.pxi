@@ -5,10 +5,24 @@ cdef tuple _no_args = ()
 cdef object row_sum = None     # adds gradients of which one is by rows; see pynn/sparse.py
 
 
+cdef extern from *:
+    """
+    /* Python fills the operator slots of a class with functions that look the methods up by name, even where it
+     * inherits them. */
+    static void pn_take_operators(PyTypeObject *to, PyTypeObject *from) {
+        PyNumberMethods *t = to->tp_as_number, *f = from->tp_as_number;
+        t->nb_add = f->nb_add, t->nb_subtract = f->nb_subtract, t->nb_multiply = f->nb_multiply;
+        t->nb_true_divide = f->nb_true_divide, t->nb_matrix_multiply = f->nb_matrix_multiply;
+    }
+    """
+    void pn_take_operators(type to, type from_)
+
+
 def set_tensor_type(cls):
     """Names the class of which apply() makes its results."""
     global TensorType
     TensorType = cls
+    pn_take_operators(cls, TensorBase)
 
 
 def set_row_sum(fn):
@@ -163,6 +177,7 @@ cdef int set_shape(pn_array *a, object shape) except -1:
     return 0
 
 
+@cython.c_api_binop_methods(True)
 cdef class TensorBase:
     cdef pn_array a
     cdef Storage storage
@@ -256,6 +271,27 @@ cdef class TensorBase:
     @grad.deleter
     def grad(self):
         self._grad = None
+
+    # Operators, either side of which may be the tensor. They stand here and not in pynn/tensor.py, where a call
+    # of Python's would take as long as a small op.
+
+    def __add__(a, b):
+        return operate(OP_ADD, a, b)
+
+    def __sub__(a, b):
+        return operate(OP_SUB, a, b)
+
+    def __mul__(a, b):
+        return operate(OP_MUL, a, b)
+
+    def __truediv__(a, b):
+        return operate(OP_DIV, a, b)
+
+    def __matmul__(a, b):
+        if isinstance(a, TensorBase) and isinstance(b, TensorBase):
+            if (<TensorBase>a).a.ndim > 1 and (<TensorBase>b).a.ndim > 1:
+                return operate(OP_MATMUL, a, b)
+        return (a if isinstance(a, TensorBase) else TensorType(a)).matmul(b)
 
     def is_contiguous(self):
         """Whether the elements lie row-major without gaps."""
@@ -560,23 +596,3 @@ def read_view(TensorBase x not None):
     if pn_rec != NULL:
         host_reads(x, "this")
     return to_numpy(x, False)
-
-
-def output_index(TensorBase x not None):
-    """Which output of its node x is."""
-    return x.out_idx
-
-
-def retain_grad(TensorBase x not None):
-    """Lets walks leave x's gradient in x.grad, as long as x lives."""
-    if x.retains:
-        return
-    x.retains = True
-    ref = weakref.ref(x)
-
-    def keep(g):
-        t = ref()
-        if t is not None:
-            t.grad = g if t.grad is None else core_op(OP_ADD)(t.grad, g)
-
-    x.node._add_hook(x.out_idx, keep)
