@@ -80,7 +80,7 @@ cdef class Key:
     cdef list asks              # whether each asks for a gradient
     cdef list twin              # index of the first argument that is the same object
     cdef bint grad
-    cdef int threads, isa
+    cdef int threads, isa, exact
     cdef int64_t div
     cdef bint anomaly           # each result is looked at: no call is part of a chain
 
@@ -95,6 +95,7 @@ cdef Key key_of(object form, list ins):
     k.twin = [first_same(ins, i) for i in range(len(ins))]
     k.grad = pn_grad_off == 0
     k.threads, k.isa, k.div = pn_get_num_threads(), pn_isa(), pn_get_chunk_div()
+    k.exact = pn_exact()  # kernels choose by it, and with it the size of their scratch
     k.anomaly = pn_anomaly > 0
     return k
 
@@ -102,7 +103,7 @@ cdef Key key_of(object form, list ins):
 cdef inline bint same_engine(Key k) noexcept:
     """Whether threads, ISA level and so on are as they were when the plan was made."""
     return (k.threads == pn_get_num_threads() and k.isa == pn_isa() and k.div == pn_get_chunk_div() and
-            k.anomaly == (pn_anomaly > 0))
+            k.exact == pn_exact() and k.anomaly == (pn_anomaly > 0))
 
 
 cdef int first_same(list ins, int i) noexcept:

@@ -33,7 +33,8 @@ cdef class Plan:
     cdef int64_t n_par, n_chain
     cdef int32_t *use           # the arguments that point into a buffer whose memory changes, by buffer
     cdef int32_t *first_use     # of each buffer, n_buf + 1
-    cdef readonly double cost   # estimated serial nanoseconds of a replay
+    cdef readonly double cost   # nanoseconds of a replay: estimated, then the least of the first N_TIMED
+    cdef int n_timed
     cdef list ops
     cdef list held              # Storages, by index
     cdef list written_held      # those of them that a replay writes
