@@ -166,7 +166,7 @@ def busy():
 
 
 def neighbour():
-    """A step, and Python code alone, beside a busy thread: sharing alike gives 2, what the system takes comes on top."""
+    """A step, and Python code alone, beside a busy thread: sharing alike gives 2, the system adds to both."""
     step, *_ = trained("T2")
     for what, fn, target in (("T2", step, "≤ 2.5"), ("a loop in Python", lambda: sum(range(500)), "-")):
         alone = each(fn, 20000)
