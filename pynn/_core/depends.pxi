@@ -188,12 +188,24 @@ cdef bint guards_hold(list guards):
         if type(c) is dict:
             now = PyDict_GetItem(<dict>c, key)
         elif type(c) is _FunctionType:
-            if c.__code__ is not v[0] or c.__defaults__ is not v[1] or c.__kwdefaults__ is not v[2]:
+            if not same_function(c, v):
                 return False
             continue
         else:
             now = PyCell_GET(c)
         if now != <PyObject *>v and (now == NULL or not alike(<object>now, v)):
+            return False
+    return True
+
+
+cdef inline bint same_function(object f, tuple was) noexcept:
+    """Whether f has the code and the defaults that it had."""
+    cdef PyObject *now
+    cdef int k
+    for k in range(3):
+        now = PyFunction_GET_CODE(f) if k == 0 else PyFunction_GET_DEFAULTS(f) if k == 1 else \
+            PyFunction_GET_KW_DEFAULTS(f)
+        if (now if now != NULL else <PyObject *>None) != PyTuple_GET_ITEM(was, k):
             return False
     return True
 

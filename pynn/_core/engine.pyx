@@ -114,6 +114,9 @@ cdef extern from "pn.h" nogil:
 cdef extern from "Python.h":
     object PyDictProxy_New(object)
     PyObject *PyCell_GET(object)
+    PyObject *PyFunction_GET_CODE(object)
+    PyObject *PyFunction_GET_DEFAULTS(object)
+    PyObject *PyFunction_GET_KW_DEFAULTS(object)
 
 cdef extern from *:
     """
