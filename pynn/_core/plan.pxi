@@ -113,6 +113,7 @@ def plan_of(Recorder r not None, list inputs, list outs, dict packs=None):
         turn_weights(p, packs)
     fuse_chains(p)  # last: chains point into the plan's parameters
     lay_out_pool(p)
+    let_go(p)
     find_uses(p)
     find_undo(p)
     p.written_held = [p.held[p.place[k].index] for k in range(p.n_buf) if p.place[k].kind == FIXED and
@@ -357,6 +358,20 @@ cdef int lay_out_pool(Plan p) except -1:
         b.offset = at
         p.pool_bytes = max(p.pool_bytes, at + b.nbytes)
         _insort(placed, k, key=lambda k: p.place[k].offset)
+    return 0
+
+
+cdef int let_go(Plan p) except -1:
+    """Holds no memory that no call is left to use."""
+    cdef int64_t k
+    cdef list held = []
+    for k in range(p.n_buf):
+        if p.place[k].kind == FIXED and p.place[k].first < 0:
+            p.place[k].kind = GONE
+        elif p.place[k].kind == FIXED:
+            held.append(p.held[p.place[k].index])
+            p.place[k].index = <int>len(held) - 1
+    p.held = held
     return 0
 
 
