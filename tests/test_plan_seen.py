@@ -80,6 +80,26 @@ def test_globals_of_methods(monkeypatch):
     assert [(g.captures, g.replays) for g in made] == [(2, 1)] * 4
 
 
+def squared(y, t):
+    return (((y - t) * SCALE) ** 2).mean()
+
+
+def test_globals_of_a_loss_that_a_trainer_replays(monkeypatch):
+    def go(compiled):
+        pynn.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 1), ByGlobal())
+        opt = optim.SGD(model.parameters(), lr=0.01)
+        trainer = pynn.train.Trainer(model, squared, opt, compile=compiled)
+        x, y = rand(32, 3).numpy(), rand(32, 1, seed=1).numpy()
+        losses = []
+        for scale in (2.0, 3.0, 2.0):
+            monkeypatch.setitem(globals(), "SCALE", scale)
+            losses += trainer.fit(x, y, epochs=2, batch_size=8, shuffle=False, progress=False)["loss"]
+        return losses
+
+    assert go(True) == go(False)
+
+
 def test_a_name_of_another_module(monkeypatch):
     g = pynn.compile(lambda x: x * config.SCALE)
     x = pynn.ones(2)

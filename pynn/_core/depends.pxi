@@ -74,7 +74,7 @@ cdef class _Walk:
         met = id(v) in self.depths
         self.depths[id(v)] = depth
         if type(v) is _FunctionType:
-            if not met and not is_foreign(v):
+            if not met:
                 self.enter_function(v)
         elif is_module(v):
             if not met:
@@ -102,10 +102,12 @@ cdef class _Walk:
         return 0
 
     cdef int enter_function(self, object f) except -1:
-        """Guards what f reads by name, and follows it."""
+        """Guards what f reads by name, and follows it. Of what is not the user's the closure is enough: a decorator
+        has its function there, a Trainer's step its model."""
         cdef object v, cell, code, c
-        cdef list codes = [f.__code__]
-        self.guards.append((f, None, (f.__code__, f.__defaults__, f.__kwdefaults__)))
+        cdef list codes = [] if is_foreign(f) else [f.__code__]
+        if codes:
+            self.guards.append((f, None, (f.__code__, f.__defaults__, f.__kwdefaults__)))
         self.push(f.__dict__.get("__wrapped__"), 0)
         for v in f.__defaults__ or ():
             self.push(v, 0)
