@@ -5,13 +5,13 @@ the tensors among the arguments, plain values among them, grad mode, threads) an
 of that signature replay the record: bit for bit what fn would compute, without Python, without allocations.
 
 Looked at again before each replay: the arguments; every parameter's memory; which `.grad`s are there; grad mode,
-threads and ISA level; everything set on modules (attributes, train and eval, hooks) and on optimizers; numbers,
-strings, bools, tensors, modules and functions in closure cells, globals and defaults of fn and of the functions
-that these lead to. Where something differs, another plan is looked for, or a new one made. Learning rates are read
-from tensors and may change freely. What a step binds (`p.grad`) is bound again after each replay.
+threads, ISA level and precision; everything set on modules (attributes, train and eval, hooks) and on optimizers; what
+closure cells, globals and defaults hold, of fn, of the functions that these lead to, and of the methods of modules.
+Where something differs, another plan is looked for, or a new one made. Learning rates are read from tensors and may
+change freely. What a step binds (`p.grad`) is bound again after each replay.
 
-Not seen: values hidden in lists, dicts and other objects. `verify` runs replay and function side by side on copies
-of the state and names the first difference.
+Not seen: what changes inside of lists, dicts and other objects. `verify` runs replay and function side by side on
+copies of the state and names the first difference.
 
 Not recordable: what reads a value on the host (`item()`, `bool()`, `numpy()`), hooks, kernels written in Python,
 arrays that become tensors inside, results with history. Such a run goes on eagerly to its end; then `strict=True`
@@ -21,14 +21,9 @@ raises NotRecordable with the line that caused it, and `strict=False` warns once
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
-import types
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import numpy as np
+from collections.abc import Callable
 
 from . import _core
 from .autograd import no_grad
@@ -39,7 +34,6 @@ __all__ = ["Compiled", "NotRecordable", "compile"]
 
 CACHE_BYTES = 256 << 20  # of all plans of a function
 TRIES = 3  # runs that may fail to be recorded before non-strict use gives up: lazily made state comes first
-DEPTH = 4  # how far objects are searched for modules
 
 
 class NotRecordable(RuntimeError):
@@ -89,7 +83,14 @@ class Compiled(_core.PlanCache):
         self._session = None
         functools.update_wrapper(self, fn, updated=())
 
-    def __reduce__(self):  # a copy makes plans of its own
+    def __reduce__(self):
+        """What stands under its own name, as a decorated function does, goes by it; others make plans of their own."""
+        name = getattr(self, "__qualname__", "")
+        found = sys.modules.get(self.__module__)
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return name
         return functools.partial(Compiled, strict=self.strict, max_bytes=self.max_bytes), (self.fn,)
 
     def session(self, **options):
@@ -170,15 +171,15 @@ class Compiled(_core.PlanCache):
             out = self.fn(*args, **kwargs)
         finally:
             recorder.stop()
-        if recorder.why is None and _core.structure_version() != before:
+            written = [k for k, y in enumerate(own) if y._version != versions[k]]
+            for k in written:
+                _write_back(own[k], tensors[k])
+        if recorder.restructured:
             recorder.spoil("an attribute of a module, or an option of an optimizer, is set inside")
         flat: list = []
         results = flattened(out, flat)
         plan = _core.plan_of(recorder, own, flat, self._packs())
         out = _core.rebuild(results, iter([_instead(v, own, tensors) for v in flat]))
-        written = [k for k, y in enumerate(own) if y._version != versions[k]]
-        for k in written:
-            _write_back(own[k], tensors[k])
         if plan is None:
             return self._not_recorded(recorder.why, out)
         for k in written:
@@ -187,7 +188,10 @@ class Compiled(_core.PlanCache):
         self.captures += 1
         self._failed = 0
         self.why = None
-        self._add(form, ins, plan, _guards_of(self.fn), results, self._state_of_modules(), before, self.max_bytes)
+        guards, things = self._dependencies()
+        state = _core.described(things, self._by_mode) if things else None
+        if _core.structure_version() == before:  # else another thread has changed something: what, no one knows
+            self._add(form, ins, plan, guards, results, state, before, self.max_bytes)
         return out
 
     def _not_recorded(self, why: str, out):
@@ -200,13 +204,16 @@ class Compiled(_core.PlanCache):
             warnings.warn(f"compile: {name} stays eager: {why}", RuntimeWarning, stacklevel=3)
         return out
 
+    _by_mode = True  # whether train and eval have plans of their own
+
+    def _dependencies(self) -> tuple[list, list]:
+        """What is compared before a replay, and the modules and optimizers that fn leads to."""
+        return _core.dependencies(self.fn)
+
     def _state_of_modules(self):
         """What the modules and optimizers that fn leads to are like; None where none is found."""
-        found = self._modules()
-        return tuple(_state_of(m) for m in found) if found else None
-
-    def _modules(self) -> list:
-        return list(_found_modules(self.fn))
+        things = self._dependencies()[1]
+        return _core.described(things, self._by_mode) if things else None
 
     def __repr__(self):
         counts = f"{len(self.plans)} plans, {self.captures} captures, {self.replays} replays"
@@ -276,107 +283,3 @@ def _form(v, flat: list):
         return dict, {k: _form(u, flat) for k, u in v.items()}
     flat.append(v)
     return None
-
-
-# ---- guards --------------------------------------------------------------------------------------
-
-
-def _plain(v) -> bool:
-    return v is None or isinstance(v, (bool, int, float, str, Tensor, types.FunctionType)) or _is_module(v)
-
-
-def _is_module(v) -> bool:
-    from .nn.module import Module
-    from .optim.optimizer import Optimizer
-
-    return isinstance(v, (Module, Optimizer))
-
-
-def _functions(fn) -> list[types.FunctionType]:
-    """The functions of the user's that fn is, or leads to by its cells and globals."""
-    found: list[types.FunctionType] = []
-    stack = [fn]
-    while stack:
-        f = inspect.unwrap(stack.pop())
-        if isinstance(f, functools.partial):
-            stack.append(f.func)
-        if isinstance(f, types.MethodType):
-            f = f.__func__
-        if not isinstance(f, types.FunctionType) or f in found or (f.__module__ or "").split(".")[0] == "pynn":
-            continue
-        found.append(f)
-        stack += [v for _, _, v in _names_of(f) if isinstance(v, types.FunctionType)]
-    return found
-
-
-def _names_of(f: types.FunctionType) -> list[tuple]:
-    """(container, key, value) of the cells, globals and defaults that f reads, inner functions included."""
-    found = []
-    for cell in f.__closure__ or ():
-        try:
-            found.append((cell, None, cell.cell_contents))
-        except ValueError:
-            continue
-    codes = [f.__code__]
-    while codes:
-        code = codes.pop()
-        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-        found += [(f.__globals__, name, f.__globals__[name]) for name in code.co_names if name in f.__globals__]
-    if f.__kwdefaults__:
-        found += [(f.__kwdefaults__, k, v) for k, v in f.__kwdefaults__.items()]
-    return found
-
-
-def _guards_of(fn) -> list[tuple]:
-    """What is compared before a replay: plain values in the cells and globals that fn leads to."""
-    return [guard for f in _functions(fn) for guard in _names_of(f) if _plain(guard[2])]
-
-
-def _found_modules(fn) -> Iterator[Any]:
-    """The modules and optimizers that fn leads to, each once."""
-    seen: set[int] = set()
-    roots = [fn, getattr(fn, "__self__", None)]
-    for f in _functions(fn):
-        roots += [v for _, _, v in _names_of(f)] + list(f.__defaults__ or ())
-    stack = [(v, 0) for v in reversed(roots)]
-    while stack:
-        v, depth = stack.pop()
-        if id(v) in seen or depth > DEPTH or isinstance(v, (str, bytes, int, float, np.ndarray, Tensor, type)):
-            continue
-        seen.add(id(v))
-        if _is_module(v):
-            yield v
-        elif isinstance(v, (list, tuple, set)):
-            stack += [(u, depth + 1) for u in v]
-        elif isinstance(v, dict):
-            stack += [(u, depth + 1) for u in v.values()]
-        elif isinstance(v, types.MethodType):
-            stack.append((v.__self__, depth + 1))
-        elif not isinstance(v, (types.ModuleType, types.FunctionType)) and hasattr(v, "__dict__"):
-            stack += [(u, depth + 1) for u in vars(v).values()]
-
-
-def _state_of(thing, mode: bool = True) -> tuple:
-    """Everything that a step may depend on and that is no tensor's value; without train and eval where not mode."""
-    if hasattr(thing, "param_groups"):
-        return id(thing), tuple(
-            tuple((k, v if _hashable(v) else id(v)) for k, v in g.items() if k not in ("lr", "params"))
-            + tuple(map(id, g["params"]))
-            for g in thing.param_groups
-        )
-    return tuple(_state_of_one(m, mode) for m in thing.modules())
-
-
-def _state_of_one(m, mode: bool) -> tuple:
-    """A module's own attributes: plain values as they are, others by identity; whether parameters ask for grad."""
-    plain = tuple(
-        (k, v if isinstance(v, (bool, int, float, str, type(None))) else id(v))
-        for k, v in vars(m).items()
-        if (mode or k != "training") and (not k.startswith("_") or not isinstance(v, dict))
-    )
-    hooks = (*m._forward_hooks, *m._forward_pre_hooks)
-    return id(m), plain, hooks, tuple((id(p), p.requires_grad) for p in m._parameters.values() if p is not None)
-
-
-def _hashable(v) -> bool:
-    return isinstance(v, (bool, int, float, str, tuple, type(None)))

@@ -213,7 +213,7 @@ def verify(compiled, args: tuple, kwargs: dict, n: int) -> None:
 def _state_names(compiled) -> dict:
     """{storage: name} of the parameters and buffers of modules and the state of optimizers."""
     names = {}
-    for thing in compiled._modules():
+    for thing in compiled._dependencies()[1]:
         if hasattr(thing, "param_groups"):
             for values in thing.state.values():
                 names.update({v.storage_: f"an optimizer's {k}" for k, v in values.items() if isinstance(v, Tensor)})

@@ -20,7 +20,7 @@ from . import _core
 from .autograd import no_grad
 from .nn.module import Module
 from .op import OPS
-from .plan import CACHE_BYTES, Compiled, NotRecordable, _state_of
+from .plan import CACHE_BYTES, Compiled, NotRecordable
 from .tensor import Tensor
 
 __all__ = ["Session"]
@@ -165,17 +165,18 @@ class _Served(_core.ServedPlans, Compiled):
         with no_grad():
             args = tuple(_core.share_array(x) for x in xs)
             form, tensors = self._signature(args)
-            if not self._has(form, tensors):
+            while (plan := self._found(form, tensors)) is None:  # again where another thread changes a module meanwhile
                 self._record(args, {}, form, tensors, tensors)
-        plan = self.plans[0]
         why = _core.not_servable(plan)
         if why:
             self.clear()
             raise NotRecordable(f"Session: {why}")
         return plan
 
-    def _state_of_modules(self):
-        return _state_of(self.model, mode=False) if isinstance(self.model, Module) else super()._state_of_modules()
+    _by_mode = False
+
+    def _dependencies(self):
+        return _core.dependencies(self.model)
 
 
 def _evaluating(module: Module) -> Module:

@@ -342,6 +342,16 @@ def test_hooks_order_and_kwargs():
         net(x)
 
 
+@pytest.mark.parametrize("through", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy])
+def test_a_sequential_that_was_called_can_be_copied(through):
+    m, x = nn.Sequential(nn.Linear(3, 2), nn.ReLU()), pynn.ones(4, 3)
+    y = m(x)
+    twin = through(m)
+    np.testing.assert_array_equal(twin(x).detach().numpy(), y.detach().numpy())
+    twin[1] = nn.Tanh()
+    assert (twin(x).detach().numpy() != y.detach().numpy()).any()
+
+
 def test_structure_version_counts_what_plans_depend_on():
     net = Net()
     x = pynn.tensor(np.zeros((1, 3), np.float32))

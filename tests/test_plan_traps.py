@@ -435,6 +435,19 @@ def test_plans_and_their_pools_are_freed():
     assert _core.alloc_stats()["live"] == before
 
 
+def test_a_plan_keeps_its_pool_and_no_more():
+    """Not what the host wrote into an optimizer's state before the first step, for one."""
+    model = make_model()
+    step = pynn.compile(make_step(model, optim.SGD(model.parameters(), lr=0.1, momentum=0.9)))
+    for x, y in batches(4):
+        step(x, y)
+    gc.collect()
+    live, pool = _core.alloc_stats()["live"], step.plans[0].pool_bytes
+    step.clear()
+    gc.collect()
+    assert live - _core.alloc_stats()["live"] == pool + 2 * 4  # the memory of two losses
+
+
 def test_fifty_batch_sizes_in_turn():
     model = make_model()
     step = pynn.compile(make_step(model, optim.SGD(model.parameters(), lr=0.01)))

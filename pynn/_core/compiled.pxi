@@ -28,6 +28,8 @@ cdef object gather(object v, list tensors):
     if isinstance(v, np.ndarray):
         tensors.append(from_argument(v, tensors))
         return TENSOR
+    if type(v) is float and (v == 0 or v != v):  # 0.0 equals -0.0, and no NaN another
+        return float, str(v)
     if v is None or type(v) in (int, float, bool, str):
         return type(v), v
     if type(v) in (tuple, list):
@@ -35,7 +37,7 @@ cdef object gather(object v, list tensors):
     if type(v) is dict:
         return dict, tuple([(k, gather(u, tensors)) for k, u in v.items()])
     if isinstance(v, np.generic):
-        return type(v), v.item()
+        return type(v), gather(v.item(), tensors)
     return Same(v)
 
 
@@ -80,7 +82,7 @@ cdef class Key:
     cdef list asks              # whether each asks for a gradient
     cdef list twin              # index of the first argument that is the same object
     cdef bint grad
-    cdef int threads, isa
+    cdef int threads, isa, exact
     cdef int64_t div
     cdef bint anomaly           # each result is looked at: no call is part of a chain
 
@@ -95,6 +97,7 @@ cdef Key key_of(object form, list ins):
     k.twin = [first_same(ins, i) for i in range(len(ins))]
     k.grad = pn_grad_off == 0
     k.threads, k.isa, k.div = pn_get_num_threads(), pn_isa(), pn_get_chunk_div()
+    k.exact = pn_exact()  # kernels choose by it, and with it the size of their scratch
     k.anomaly = pn_anomaly > 0
     return k
 
@@ -102,7 +105,7 @@ cdef Key key_of(object form, list ins):
 cdef inline bint same_engine(Key k) noexcept:
     """Whether threads, ISA level and so on are as they were when the plan was made."""
     return (k.threads == pn_get_num_threads() and k.isa == pn_isa() and k.div == pn_get_chunk_div() and
-            k.anomaly == (pn_anomaly > 0))
+            k.exact == pn_exact() and k.anomaly == (pn_anomaly > 0))
 
 
 cdef int first_same(list ins, int i) noexcept:
@@ -127,22 +130,6 @@ cdef bint key_fits(Key k, object form, list ins):
     return k.form == form
 
 
-cdef bint guards_hold(list guards):
-    """guards: (container, key, value) each; a closure's cell has the key None, a namespace a name."""
-    cdef object c, v, now
-    for c, key, v in guards:
-        if key is None:
-            try:
-                now = c.cell_contents
-            except ValueError:
-                return False
-        else:
-            now = c.get(key)
-        if now is not v and not (type(now) is type(v) and type(v) in (int, float, str) and now == v):
-            return False
-    return True
-
-
 cdef class Entry:
     """A plan with what it holds for."""
     cdef Key key
@@ -150,13 +137,13 @@ cdef class Entry:
     cdef list guards
     cdef readonly object form    # how the results are nested
     cdef readonly int64_t structure
-    cdef readonly object modules  # describes the modules; None where they are not known
+    cdef readonly object modules  # describes modules and optimizers; None where none are known
     cdef readonly int64_t used
 
 
 cdef class PlanCache:
     """The plans of one function. A call replays the one that fits; a subclass defines what happens elsewise:
-    _missed(args, kwargs, form, tensors, ins), and _state_of_modules(), what the modules are like now."""
+    _missed(args, kwargs, form, tensors, ins), and _state_of_modules(), what `described` tells of the modules now."""
     cdef list entries          # the one used last comes first
     cdef dict packs            # weights in forms of the plans' own
     cdef readonly int64_t replays, clock
@@ -185,6 +172,8 @@ cdef class PlanCache:
 
     def _trim(self):
         """Drops the weights that no plan reads any more."""
+        if not self.packs:
+            return
         used = {s for e in self.entries for s, _ in (<Entry>e).plan.turned}
         self.packs = {key: kept for key, kept in self.packs.items() if key[0] in used}
 
@@ -220,16 +209,18 @@ cdef class PlanCache:
         e = self.find(form, tensors, ins)
         return None if e is None else (e.plan, tensors, ins)
 
-    def _has(self, form, list tensors):
-        """Whether a plan fits; it is the first one then."""
-        return self.find(form, tensors, tensors) is not None
+    def _found(self, form, list tensors):
+        """The plan that fits, None where none does; it is the first one then."""
+        cdef Entry e = self.find(form, tensors, tensors)
+        return None if e is None else e.plan
 
     cdef Entry find(self, object form, list tensors, list ins):
         """The entry that fits these tensors, as they lie in ins; None where there is none."""
         cdef Entry e
-        cdef int i
-        for i in range(len(self.entries)):
-            e = <Entry>self.entries[i]
+        cdef object now = None
+        cdef int64_t version = structure
+        cdef bint known = False
+        for e in self.entries:  # a list that changes is another one: another thread may run in between
             if not key_fits(e.key, form, ins) or not guards_hold(e.guards) or not grads_fit(e.plan, tensors):
                 continue
             if not leaves_fit(e.plan.leaves):
@@ -238,21 +229,33 @@ cdef class PlanCache:
                 self.stale += 1
                 self.clear()
                 return None
-            if e.structure != structure:
-                now = None if e.modules is None else self._state_of_modules()
-                if now is None or now != e.modules:
-                    del self.entries[i]  # a module that has changed does not change back
-                    self._trim()
-                    return self.find(form, tensors, ins)
-                e.structure = structure
+            if e.structure != version:
+                if not known:
+                    now, known = self._state_of_modules(), True
+                if now is None or e.modules is None or not same_state(now[0], e.modules[0]):
+                    self._drop(e)  # what has changed does not change back
+                    continue
+                if now[1] != e.modules[1]:  # train and eval do
+                    continue
+                e.structure = version
             if overlaps_written(e.plan, tensors, ins):
                 return None
-            if i:
-                self.entries.insert(0, self.entries.pop(i))
+            self._first(e)
             self.clock += 1
             e.used = self.clock
             return e
         return None
+
+    cdef int _first(self, Entry e) except -1:
+        """Moves e to the front."""
+        if self.entries[0] is not e:
+            self.entries = [e] + [o for o in self.entries if o is not e]
+        return 0
+
+    cdef int _drop(self, Entry e) except -1:
+        self.entries = [o for o in self.entries if o is not e]
+        self._trim()
+        return 0
 
     def _add(self, form, list ins, Plan plan not None, guards, results, modules, int64_t version, int64_t max_bytes):
         """Enters a plan; those used longest ago go where they take more than max_bytes in all."""
@@ -262,9 +265,10 @@ cdef class PlanCache:
         e.modules, e.structure = modules, version
         self.clock += 1
         e.used = self.clock
-        self.entries.insert(0, e)
-        while len(self.entries) > 1 and sum([(<Entry>o).plan.nbytes for o in self.entries]) > max_bytes:
-            self.entries.pop()
+        entries = [e, *self.entries]
+        while len(entries) > 1 and sum([(<Entry>o).plan.nbytes for o in entries]) > max_bytes:
+            entries.pop()
+        self.entries = entries
         self._trim()
         return e
 
@@ -289,7 +293,8 @@ cdef bint leaves_fit(list leaves):
 
 
 cdef bint overlaps_written(Plan p, list tensors, list ins):
-    """Whether an argument lies in memory that the plan writes, or is written itself and stands in for another."""
+    """Whether an argument lies in memory that the plan writes, or is written itself and stands in for another, or for
+    memory that the plan reads besides."""
     cdef TensorBase x
     cdef Storage s
     cdef int k
@@ -301,6 +306,13 @@ cdef bint overlaps_written(Plan p, list tensors, list ins):
             if tensors[k] is not ins[k]:
                 return True
             if x is not ins[k] and share_memory(x.storage, (<TensorBase>ins[k]).storage):
+                return True
+    for k in p.written_args:
+        for s in p.held:
+            if share_memory((<TensorBase>ins[k]).storage, s):
+                return True
+        for s, _ in p.turned:
+            if share_memory((<TensorBase>ins[k]).storage, s):
                 return True
     return False
 
@@ -347,6 +359,8 @@ def bump_structure():
     """Marks all plans made so far as possibly outdated."""
     global structure
     structure += 1
+    if pn_rec != NULL:
+        (<Recorder>pn_rec).restructured = True
 
 
 def structure_version():

@@ -12,12 +12,19 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdint cimport int32_t, int64_t, uint8_t
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+import sys as _sys
 import weakref
 from bisect import insort as _insort
+from dis import opmap as _opmap
+from functools import partial as _partial
 from sys import _getframe
+from types import CodeType as _CodeType
+from types import FunctionType as _FunctionType
+from types import MethodType as _MethodType
+from types import ModuleType as _ModuleType
 
 import numpy as np
 
@@ -106,6 +113,10 @@ cdef extern from "pn.h" nogil:
 
 cdef extern from "Python.h":
     object PyDictProxy_New(object)
+    PyObject *PyCell_GET(object)
+    PyObject *PyFunction_GET_CODE(object)
+    PyObject *PyFunction_GET_DEFAULTS(object)
+    PyObject *PyFunction_GET_KW_DEFAULTS(object)
 
 cdef extern from *:
     """
@@ -136,6 +147,7 @@ include "tape.pxi"
 include "plan.pxi"
 include "passes.pxi"
 include "replay.pxi"
+include "depends.pxi"
 include "compiled.pxi"
 include "session.pxi"
 include "runtime.pxi"

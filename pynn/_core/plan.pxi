@@ -33,21 +33,24 @@ cdef class Plan:
     cdef int64_t n_par, n_chain
     cdef int32_t *use           # the arguments that point into a buffer whose memory changes, by buffer
     cdef int32_t *first_use     # of each buffer, n_buf + 1
-    cdef readonly double cost   # estimated serial nanoseconds of a replay
+    cdef readonly double cost   # nanoseconds of a replay: estimated, then the least of the first N_TIMED
+    cdef int n_timed
     cdef list ops
     cdef list held              # Storages, by index
     cdef list written_held      # those of them that a replay writes
     cdef readonly list written_args  # indices of arguments that it writes
     cdef readonly list leaves   # (leaf, its storage, whether it asks for a gradient), of what it reads
     cdef list vary              # buffers of arguments and of results
-    cdef list results           # (buffer, Tensor that shows shape and place, or the object to return) each
+    # (buffer, Tensor that shows shape and place) each; (-1, the object to return), or (-2, index of the same result)
+    cdef list results
     cdef list spare_bytes       # of each result's memory
     # (leaf or argument index, buffer or -1, template) each: grads that a replay binds; of a gradient by rows the
     # template is (type, (buffer, template) of its parts, shape)
     cdef list bound
     cdef list entry             # (leaf or argument index, template or None, buffer): grads that it expects
     cdef list turned            # (storage, version) of weights that it has in a form of its own
-    cdef list undo              # held Storages that are written before the last call that may fail
+    cdef list undo              # buffers of the program's that are written before the last call that may fail
+    cdef list early             # of each grad that it binds, whether it is written before then
     cdef list idle              # Instances that wait
     cdef readonly int64_t n_instance
 
@@ -110,6 +113,7 @@ def plan_of(Recorder r not None, list inputs, list outs, dict packs=None):
         turn_weights(p, packs)
     fuse_chains(p)  # last: chains point into the plan's parameters
     lay_out_pool(p)
+    let_go(p)
     find_uses(p)
     find_undo(p)
     p.written_held = [p.held[p.place[k].index] for k in range(p.n_buf) if p.place[k].kind == FIXED and
@@ -129,12 +133,19 @@ cdef int hold(Plan p, int64_t k, Storage s) except -1:
     return 0
 
 
+cdef int64_t first_index(list found, object x) noexcept:
+    """Where x itself is first in a list; the list's length if it is not."""
+    cdef int64_t k
+    for k in range(len(found)):
+        if found[k] is x:
+            return k
+    return len(found)
+
+
 cdef object argument_index(object leaf, list inputs):
     """leaf, or its place among the arguments."""
-    for k, x in enumerate(inputs):
-        if x is leaf:
-            return k
-    return leaf
+    cdef int64_t k = first_index(inputs, leaf)
+    return k if k < len(inputs) else leaf
 
 
 cdef bint place_results(Plan p, Recorder r, list inputs, list outs) except -1:
@@ -142,9 +153,13 @@ cdef bint place_results(Plan p, Recorder r, list inputs, list outs) except -1:
     cdef TensorBase y
     cdef int k
     p.results = []
-    for out in outs:
+    for n, out in enumerate(outs):
         if not isinstance(out, TensorBase):
             p.results.append((-1, out))
+            continue
+        twin = first_index(outs, out)
+        if twin < n:
+            p.results.append((-2, twin))
             continue
         y = out
         if y.storage is None:
@@ -184,6 +199,7 @@ cdef TensorBase template_of(TensorBase y, const char *start):
     cdef TensorBase t = blank()
     t.a = y.a
     t.a.data = <void *>(<char *>y.a.data - start)
+    t.leaf_grad = y.leaf_grad
     return t
 
 
@@ -345,6 +361,20 @@ cdef int lay_out_pool(Plan p) except -1:
     return 0
 
 
+cdef int let_go(Plan p) except -1:
+    """Holds no memory that no call is left to use."""
+    cdef int64_t k
+    cdef list held = []
+    for k in range(p.n_buf):
+        if p.place[k].kind == FIXED and p.place[k].first < 0:
+            p.place[k].kind = GONE
+        elif p.place[k].kind == FIXED:
+            held.append(p.held[p.place[k].index])
+            p.place[k].index = <int>len(held) - 1
+    p.held = held
+    return 0
+
+
 cdef int find_uses(Plan p) except -1:
     """For each buffer the arguments that point into it."""
     cdef int64_t i, j, k, n = 0
@@ -375,17 +405,37 @@ cdef int find_uses(Plan p) except -1:
 
 
 cdef int find_undo(Plan p) except -1:
-    """Memory that effects write before the last call that may fail: it is put back where one does."""
+    """What is written before the last call that may fail: memory of the program's is put back where one does, and
+    a gradient that is still bound from the last replay gets none of it."""
     cdef int64_t i, j, k, last = -1
-    p.undo = []
+    cdef set checked = set()
+    p.undo, p.early = [], [False] * len(p.bound)
     for i in range(p.n_call):
-        if may_fail(p.ops[i]):
+        if may_fail(p.ops[i]) and checks_anew(p, i, checked):
             last = i
     for i in range(last):
         for j in range(p.call[i].first_arg, p.call[i].first_arg + p.call[i].n_arg):
             k = p.arg_buf[j]
-            if k >= 0 and p.arg_mode[j] & WRITE and p.place[k].kind == FIXED:
-                s = p.held[p.place[k].index]
-                if s not in p.undo and (<Storage>s).nbytes <= UNDO_BYTES:
-                    p.undo.append(s)
+            if k < 0 or not p.arg_mode[j] & WRITE:
+                continue
+            if p.place[k].kind == BOUND:
+                p.early[p.place[k].index] = True
+            elif is_outside(p, k) and k not in p.undo and p.place[k].nbytes <= UNDO_BYTES:
+                p.undo.append(k)
     return 0
+
+
+cdef bint checks_anew(Plan p, int64_t i, set checked) except -1:
+    """Whether call i checks anything but indices that a call before it has checked; these are added to checked."""
+    cdef OpBase op = p.ops[i]
+    cdef int64_t j, before = len(checked)
+    cdef int k
+    if getattr(op, "valid", None) or getattr(op.fwd, "valid", None) or op.n_fixed < op.n_in:
+        return True
+    for k in range(op.n_in):
+        j = p.call[i].first_arg + k
+        if op.spec[k].bound >= 0 and p.arg_buf[j] >= 0:
+            if p.place[p.arg_buf[j]].kind not in (ARGUMENT, FIXED) or p.place[p.arg_buf[j]].written:
+                return True
+            checked.add((view_key(p, j), p.arg_buf[j], shape_tuple(&p.arg[j]), p.call[i].dims.sym[op.spec[k].bound]))
+    return len(checked) > before

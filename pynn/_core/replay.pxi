@@ -3,8 +3,11 @@
 
 cdef enum:
     N_SPARE = 2              # memory of results that the caller has dropped is used again
+    N_TIMED = 8              # replays of a plan that are timed
 
-cdef double REPLAY_GIL_NS = 20e3  # the GIL is released where a whole replay is estimated to take longer
+# The GIL is released where a whole replay takes longer. Beside a busy Python thread each release may cost that
+# thread's 5 ms, so that an estimate does not do: entries count for far more than a call in the caches takes.
+cdef double REPLAY_GIL_NS = 20e3
 
 
 @cython.final
@@ -16,6 +19,7 @@ cdef class Instance:
     cdef pn_call *call
     cdef char **now             # where the buffers with changing memory lie
     cdef list grads             # Tensors that were bound last
+    cdef list others            # in turn with those that are written before a check
     cdef list spare             # memory of results, N_SPARE each
 
     def __dealloc__(self):
@@ -52,7 +56,7 @@ cdef Instance new_instance(Plan p):
             else:
                 continue
             n.arg[j].data = base + p.arg_off[j]
-    n.grads = [None] * len(p.bound)
+    n.grads, n.others = [None] * len(p.bound), [None] * len(p.bound)
     n.spare = [None] * (N_SPARE * len(p.spare_bytes))
     p.n_instance += 1
     return n
@@ -151,7 +155,7 @@ cdef list run_plan(Plan p, list inputs, list ins):
 cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
     cdef Plan p = n.plan
     cdef list stores = [], grads = [], entries = [], before = None, outs = []
-    cdef TensorBase x, leaf, t
+    cdef TensorBase t
     cdef Storage s
     cdef int64_t k, failed
     cdef int i
@@ -165,6 +169,8 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
     for i in range(len(p.bound)):
         who, k, template = p.bound[i]
         if k >= 0:
+            if p.early[i]:  # the one that is bound may have to stay as it is
+                n.grads[i], n.others[i] = n.others[i], n.grads[i]
             t = spare_grad(n, i, leaf_at(who, inputs), template, p.place[k].nbytes)
             grads.append(t)
             point(n, k, t.storage.data)
@@ -174,12 +180,12 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
         i = p.place[k].index
         point(n, k, (<TensorBase>ins[i]).storage.data if p.place[k].kind == ARGUMENT else (<Storage>stores[i]).data)
     if p.undo:
-        before = [PyBytes_FromStringAndSize(<char *>(<Storage>s).data, (<Storage>s).nbytes) for s in p.undo]
+        before = [PyBytes_FromStringAndSize(memory_of(n, k), p.place[k].nbytes) for k in p.undo]
     try:
         failed = run_calls(n, times)
         if failed < p.n_call:
-            for s, old in zip(p.undo, before or ()):
-                memcpy((<Storage>s).data, <const char *>old, (<Storage>s).nbytes)
+            for k, old in zip(p.undo, before or ()):
+                memcpy(memory_of(n, k), <const char *>old, p.place[k].nbytes)
             call_failed(n, failed)
     finally:  # what was written has another version, whatever came of it
         for s in p.written_held:
@@ -193,7 +199,7 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
         leaf_at(p.bound[i][0], inputs)._grad = rows_at(p, template, stores) if type(template) is tuple else grads[i]
     for k, what in p.results:
         if k < 0:
-            outs.append(what)
+            outs.append(what if k == -1 else outs[what])
         elif isinstance(what, int):
             outs.append(inputs[what])
         else:
@@ -211,12 +217,19 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
     return outs
 
 
+cdef inline char *memory_of(Instance n, int64_t k) noexcept:
+    """Where a buffer of the program's lies in this replay."""
+    cdef Place *b = &n.plan.place[k]
+    return <char *>(<Storage>n.plan.held[b.index]).data if b.kind == FIXED else n.now[k]
+
+
 cdef TensorBase placed(TensorBase template, Storage s):
     """A Tensor like template in s."""
     cdef TensorBase t = blank()
     t.a = template.a
     t.a.data = <char *>s.data + <int64_t>template.a.data
     t.storage = s
+    t.leaf_grad = template.leaf_grad
     return t
 
 
@@ -228,30 +241,37 @@ cdef object rows_at(Plan p, tuple template, list stores):
 
 cdef int64_t run_calls(Instance n, int64_t *times):
     """Runs the calls; the place of the one that failed, or their number."""
-    cdef int64_t failed
+    cdef Plan p = n.plan
+    cdef int64_t failed, took = 0
+    cdef int64_t *clock = &took if p.n_timed < N_TIMED else NULL
     cdef bint hot = pn_get_num_threads() > 1
     if pn_anomaly:
         return run_checked(n)
     if hot:
         pn_hot(1)
-    if n.plan.cost > REPLAY_GIL_NS:
+    if p.cost > REPLAY_GIL_NS:
         with nogil:
-            failed = call_all(n.plan.call, n.call, n.plan.n_call, times)
+            failed = call_all(p.call, n.call, p.n_call, times, clock)
     else:
-        failed = call_all(n.plan.call, n.call, n.plan.n_call, times)
+        failed = call_all(p.call, n.call, p.n_call, times, clock)
     if hot:
         pn_hot(0)
+    if clock != NULL and failed == p.n_call:
+        p.cost = took if p.n_timed == 0 else min(p.cost, <double>took)
+        p.n_timed += 1
     return failed
 
 
-cdef int64_t call_all(const TapeCall *tape, pn_call *call, int64_t n, int64_t *times) noexcept nogil:
-    cdef int64_t i
+cdef int64_t call_all(const TapeCall *tape, pn_call *call, int64_t n, int64_t *times, int64_t *took) noexcept nogil:
+    cdef int64_t i, start = nanoseconds() if took != NULL else 0
     for i in range(n):
         tape[i].fn(&call[i])
         if call[i].err.code != PN_OK:
             return i
         if times != NULL:
             times[i] = nanoseconds()
+    if took != NULL:
+        took[0] = nanoseconds() - start
     return n
 
 

@@ -23,19 +23,17 @@ cdef class ServedPlans(PlanCache):
     def serve(self, tuple xs, tuple outs):
         """The results for xs as arrays, in outs where that is no empty tuple; None where no plan fits."""
         cdef Entry e
-        cdef int i, k
+        cdef int k
         cdef bint fits
-        for i in range(len(self.entries)):
-            e = <Entry>self.entries[i]
+        for e in self.entries:
             if len(e.key.shapes) != len(xs) or e.structure != structure or not same_engine(e.key):
                 continue
             fits = True
             for k in range(len(xs)):
                 fits = fits and fits_template(<object>PyTuple_GET_ITEM(xs, k), &(<TensorBase>e.key.shapes[k]).a)
-            if not fits or not leaves_fit(e.plan.leaves) or not turned_fit(e.plan.turned):
+            if not fits or not leaves_fit(e.plan.leaves) or not turned_fit(e.plan.turned) or not guards_hold(e.guards):
                 continue
-            if i:
-                self.entries.insert(0, self.entries.pop(i))
+            self._first(e)
             self.replays += 1
             return served(e.plan, xs, outs)
         return None

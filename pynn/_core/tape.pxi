@@ -59,6 +59,7 @@ cdef class Recorder:
     cdef dict entry           # id(leaf) → (leaf, grad at entry), of leaves whose grad was read before it was set
     cdef dict bound           # id(leaf) → leaf, of leaves whose grad was set
     cdef dict leaves          # id(leaf) → (leaf, its storage, whether it asks for a gradient)
+    cdef readonly bint restructured  # a module or an optimizer was changed
     cdef readonly str why     # why this run cannot be replayed; None while it can
     cdef object where         # tells the user's line that is running
 
@@ -145,9 +146,11 @@ cdef class Recorder:
         return 0
 
     cdef int see_tensor(self, TensorBase x) except -1:
-        """Enters x's memory, and x itself where the program can know it as a parameter."""
+        """Enters x's memory, and x itself where the step depends on whether it asks for a gradient."""
         self.see(x.storage)
-        if (x.leaf_grad or type(x) is not TensorType) and x.storage is not None and id(x) not in self.leaves:
+        if x.storage is None or x.storage.rec == self.id or id(x) in self.leaves:
+            return 0
+        if x.leaf_grad or type(x) is not TensorType or (not pn_grad_off and x.node is None and x.a.dtype <= PN_F64):
             if self.seen.get(x.storage) is not None and self.buf[<int64_t>self.seen[x.storage]].origin == HELD:
                 self.leaves[id(x)] = (x, x.storage, x.leaf_grad)
         return 0

@@ -109,6 +109,10 @@ class Sequential(_Numbered):
             return Sequential(dict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
+    def __getstate__(self):
+        """What copies and pickles take: all but the plan, whose structure_version is this process's."""
+        return {name: v for name, v in self.__dict__.items() if name != "_plan"}
+
     def forward(self, x):
         version, plan = self._plan
         if version != structure_version():

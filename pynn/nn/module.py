@@ -471,3 +471,6 @@ def _add_hook(hooks: dict, hook: Callable, prepend: bool, with_kwargs: bool) -> 
     hooks.update(entry)
     bump_structure()
     return handle
+
+
+_core.bind_module(Module)

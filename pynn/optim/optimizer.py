@@ -299,3 +299,6 @@ def _replace_state(old: dict[str, Any], new: dict[str, Tensor]) -> None:
         else:
             _core.bump_structure()
             old[name] = x
+
+
+_core.bind_optimizer(Optimizer)
