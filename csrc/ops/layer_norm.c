@@ -13,9 +13,9 @@
  * scales a row runs beside the one that sums the next, where the two and w and b fit the first cache;
  * else each pass fetches a half of the next row.
  *
- * Backward reads a row twice, the second time from cache: for its two sums, then, GROUP rows at once,
- * for dx and their share of dw and db. Those of rows_of(n) rows are one partial sum; the partial sums
- * lie in scratch and are added by a tree. So the order of a sum depends on sizes only.
+ * Backward reads a row twice, the second time from cache: for its two sums, then for dx and its share
+ * of dw and db. Those of rows_of(n) rows are one partial sum; the partial sums lie in scratch and are
+ * added by a tree. So the order of a sum depends on sizes only.
  */
 #include "pn_rows.h"
 
@@ -23,7 +23,6 @@
 
 #define GUESS 256        /* elements whose mean is near enough to a row's */
 #define BESIDE (40 << 10) /* bytes of what runs side by side */
-#define GROUP 4          /* rows whose shares of dw and db are added up in registers */
 #define COLUMNS 1024     /* columns of partial sums that a chunk adds up */
 #define SHIFT(high, s) (-(high)[1] * (s)) /* h = (x - mean[0]) s + shift */
 
@@ -174,62 +173,40 @@ PN_FN(rms_norm_fwd) {
 /* ---- backward --------------------------------------------------------------------------------- */
 
 /* Rows whose shares of dw and db make one partial sum: scratch stays below a quarter of x. */
-static int64_t rows_of(int64_t n) { return n <= 2048 ? 32 : n <= 4096 ? 16 : 2 * GROUP; }
+static int64_t rows_of(int64_t n) { return n <= 2048 ? 32 : n <= 4096 ? 16 : 8; }
 
-typedef struct row_consts {
-    const T *x, *dy;
-    T *dx;
-    V mean, s, shift, c1, c2; /* dx = s (g - c1 - h c2) */
-} row_consts;
-
-/* h of row q; centre is a constant */
-#define H(q) (centre ? pn_fma(LOAD((q).x, 0) - (q).mean, (q).s, (q).shift) : LOAD((q).x, 0) * (q).s)
-#define G(q) (a->w ? LOAD((q).dy, 0) * LOAD(a->w, 0) : LOAD((q).dy, 0))
-
-/* The constants of row r; far: it fetches dy of the next group, whose x the next pass fetches */
-PN_INLINE row_consts consts_of(const norm *a, int64_t r, int centre, int far) {
-    const int64_t next = GROUP * a->n;
-    T s = a->invstd[r];
-    row_consts q = {.x = a->x + r * a->n, .dy = a->dy + r * a->n, .s = pn_set1(s)};
+/* dx = s (g - c1 - h c2) of row r, and its shares added to dw and db. centre and far are constants; far:
+ * the first pass fetches the next row of dy, the second that of x. */
+PN_INLINE void back_row(const norm *a, int64_t r, int centre, int far, T *dw, T *db) {
+    const int64_t n = a->n;
+    const T *x = a->x + r * n, *dy = a->dy + r * n, *w = a->w;
+    T *dx = a->dx ? a->dx + r * n : NULL;
+    V s = pn_set1(a->invstd[r]), mean = {0}, shift = {0}, c1 = {0}, c2 = {0};
     double of_g = 0, of_gh = 0;
     if (centre) {
-        q.mean = pn_set1(a->mean[2 * r]);
-        q.shift = pn_set1(SHIFT(a->mean + 2 * r, s));
+        mean = pn_set1(a->mean[2 * r]);
+        shift = pn_set1(SHIFT(a->mean + 2 * r, a->invstd[r]));
     }
-    if (!a->dx) return q;
-    q.dx = a->dx + r * a->n;
-    if (centre) {
-        PN_ROW_SUM2(of_g, of_gh, a->n, if (far) FETCH(q.dy + next); V g = G(q); sum[k] += g;
-                    sum2[k] = pn_fma(g, H(q), sum2[k]);)
-    } else {
-        PN_ROW_SUM(of_gh, a->n, if (far) FETCH(q.dy + next); sum[k] = pn_fma(G(q), H(q), sum[k]);)
+#define H (centre ? pn_fma(LOAD(x, 0) - mean, s, shift) : LOAD(x, 0) * s)
+    if (dx && centre) {
+        PN_ROW_SUM2(of_g, of_gh, n, if (far) FETCH(dy + n);
+                    V g = w ? LOAD(dy, 0) * LOAD(w, 0) : LOAD(dy, 0); sum[k] += g;
+                    sum2[k] = pn_fma(g, H, sum2[k]);)
+    } else if (dx) {
+        PN_ROW_SUM(of_gh, n, if (far) FETCH(dy + n);
+                   V g = w ? LOAD(dy, 0) * LOAD(w, 0) : LOAD(dy, 0); sum[k] = pn_fma(g, H, sum[k]);)
     }
-    q.c1 = pn_set1((T)(of_g / (double)a->n)), q.c2 = pn_set1((T)(of_gh / (double)a->n));
-    return q;
-}
-
-/* dx of `count` rows from r, and their shares added to dw and db; count, centre, far are constants */
-PN_INLINE void back_rows(const norm *a, int64_t r, int count, int centre, int far, T *dw, T *db) {
-    row_consts q[GROUP];
-    for (int j = 0; j < count; j++) q[j] = consts_of(a, r + j, centre, far);
+    c1 = pn_set1((T)(of_g / (double)n)), c2 = pn_set1((T)(of_gh / (double)n));
     PN_ROW(
-        a->n, V of_w = {0}; V of_b = {0}; V w = a->w ? LOAD(a->w, 0) : pn_set1(1);
-        for (int j = 0; j < count; j++) {
-            if (far) FETCH(q[j].x + count * a->n);
-            V dy = LOAD(q[j].dy, 0);
-            V h = H(q[j]);
-            if (a->dx) {
-                V g = pn_fnma(h, q[j].c2, centre ? pn_fma(dy, w, -q[j].c1) : dy * w);
-                g = g * q[j].s;
-                if (far)
-                    PUT(q[j].dx, g);
-                else
-                    STORE(q[j].dx, g);
-            }
-            of_w = pn_fma(dy, h, of_w);
-            of_b += dy;
-        } if (dw) STORE(dw, LOAD(dw, 0) + of_w);
-        if (db) STORE(db, LOAD(db, 0) + of_b););
+        n, if (far) FETCH(x + n); V g = LOAD(dy, 0); V h = H;
+        if (dw) STORE(dw, pn_fma(g, h, LOAD(dw, 0))); if (db) STORE(db, LOAD(db, 0) + g); if (dx) {
+            V weight = w ? LOAD(w, 0) : pn_set1(1);
+            g = pn_fnma(h, c2, centre ? pn_fma(g, weight, -c1) : g * weight) * s;
+            if (far)
+                PUT(dx, g);
+            else
+                STORE(dx, g);
+        });
 }
 
 PN_INLINE void back_block(const norm *a, int64_t block, int centre, int far) {
@@ -237,8 +214,7 @@ PN_INLINE void back_block(const norm *a, int64_t block, int centre, int far) {
     T *part = a->parts ? a->parts + block * a->n_sums * a->n : NULL;
     T *dw = a->dw ? part : NULL, *db = a->db ? part + (a->n_sums - 1) * a->n : NULL;
     for (int64_t i = 0; i < a->n_sums * a->n; i++) part[i] = 0;
-    for (; r + GROUP <= end; r += GROUP) back_rows(a, r, GROUP, centre, far, dw, db);
-    for (; r < end; r++) back_rows(a, r, 1, centre, far, dw, db);
+    for (; r < end; r++) back_row(a, r, centre, far, dw, db);
 }
 
 static void back_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
