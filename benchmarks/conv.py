@@ -1,6 +1,7 @@
 """Convolutions, pynn beside PyTorch, in both of its memory formats, and JAX.
 
     python benchmarks/conv.py [ROW ...] [--peers LIB,LIB] [--python PEER] [--threads N] [--rounds N] [--exact]
+                              [--json FILE]
     python benchmarks/conv.py --random 200    # shapes of a seeded generator instead, forward and backward
 
 PEER is a Python that has the peers (default: this one); torch+ is PyTorch with channels-last tensors. Each
@@ -19,7 +20,7 @@ import sys
 import time
 
 import numpy as np
-from turns import Worker, ratio, take_turns
+from turns import Worker, ratio, take_turns, write
 
 ROWS = {  # N, C, H, W, O, kernel, options
     "c64x56": (16, 64, 56, 56, 64, (3, 3), {"padding": 1}),
@@ -218,6 +219,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--exact", action="store_true", help="no Winograd")
     parser.add_argument("--random", type=int, default=0, help="so many shapes of the generator")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -228,14 +230,18 @@ def main():
         python = sys.executable if lib == "pynn" else options.python
         args = [python, __file__, "--worker", lib, "--threads", str(options.threads)]
         workers[lib] = Worker(args + ["--exact"] * options.exact)
-    best = []
+    best, rows = [], []
     for name in [f"random{k}" for k in range(options.random)] or options.rows:
         found = compare(name, workers, options)
         show(name, found)
+        rows += [{"row": name, "pass": phase, "threads": options.threads, "peer": peer, **r}
+                 for (phase, peer), r in found.items()]  # fmt: skip
         best.append(min(r["ratio"] for (phase, _), r in found.items() if phase == PHASES[-1]))
     print(f"geometric mean of the best peer ÷ pynn, {PHASES[-1]}, {len(best)} rows, {options.threads} thread(s): "
           f"{math.exp(statistics.fmean(map(math.log, best))):.3f}; least {min(best):.2f}, median "
           f"{statistics.median(best):.2f}, below 0.6: {sum(b < 0.6 for b in best)}")  # fmt: skip
+    if options.json:
+        write(options.json, "conv", rows, options.python)
 
 
 if __name__ == "__main__":

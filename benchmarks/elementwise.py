@@ -1,4 +1,5 @@
-"""Memory-bound operations, pynn beside PyTorch eager, JAX jit and NumPy (workload K4, reductions, copies).
+"""Operations that memory bounds, and attention, pynn beside PyTorch eager, JAX jit and NumPy (workloads K4 and K1,
+reductions, copies).
 
     python benchmarks/elementwise.py [ROW ...] [--python PEER] [--peers torch,jax] [--threads N] [--rounds N]
 
@@ -18,6 +19,7 @@ import numpy as np
 from turns import Worker, excerpt, ratio, serve, take_turns, told, write
 
 TOKENS, FAR = (8, 197, 768), (4096, 4096)  # activations of a ViT; 64 MB, beyond any last-level cache meant here
+HEADS = (4, 8, 1024, 64)
 IMAGES = (32, 64, 32, 32)  # of a ResNet on CIFAR's; pynn has them channels-last, peers N,C,H,W unless the row says last
 # row: op, shapes of its inputs, whether the backward is timed
 ROWS = {
@@ -36,12 +38,16 @@ ROWS = {
     "cross_entropy": ("cross_entropy", ((1576, 1000),), True),
     "dropout": ("dropout", (TOKENS,), True),
     "relu_far": ("relu", (FAR,), True),
+    "gelu_far": ("gelu", (FAR,), True),
     "batchnorm": ("batch_norm", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
     "batchnorm_last": ("batch_norm", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
     "batchnorm_relu": ("batch_norm_relu", (IMAGES, IMAGES[1:2], IMAGES[1:2]), True),
     "layernorm_far": ("layer_norm", (FAR, FAR[-1:], FAR[-1:]), True),
     "softmax_far": ("softmax", (FAR,), True),
     "copy_far": ("copy", (FAR,), False),
+    "layernorm_far_768": ("layer_norm", ((21845, 768), (768,), (768,)), True),
+    "attention": ("attention", (HEADS, HEADS, HEADS), True),
+    "attention_causal": ("attention_causal", (HEADS, HEADS, HEADS), True),
     # op and dimension; "" is all of them
     "sum": ("sum", (TOKENS,), False),
     "sum_0": ("sum_0", ((1576, 768),), False),
@@ -69,8 +75,10 @@ ROWS = {
     "cat": ("cat", ((1576, 768), (1576, 768)), False),
 }
 GROUPS = {
-    "K4": ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "add_far",
-           "batchnorm", "batchnorm_last"),
+    "K4": ("layernorm", "softmax", "softmax768", "gelu", "gelu3072", "relu", "add", "add_l2", "batchnorm",
+           "batchnorm_last"),
+    "far": ("layernorm_far", "layernorm_far_768", "softmax_far", "gelu_far", "relu_far", "add_far", "copy_far"),
+    "K1": ("attention", "attention_causal"),
     "reductions": tuple(r for r, (op, *_) in ROWS.items() if op.split("_")[0] in ("sum", "amax", "argmax", "prod")),
     "moves": ("copy", "transpose", "transpose_odd", "heads", "channels", "embedding", "cat", "dropout", "rmsnorm",
               "log_softmax", "gelu_tanh", "cross_entropy"),
@@ -124,6 +132,8 @@ def function(F, lib, op, labels):
         "add": lib.add,
         "cross_entropy": lambda x: F.cross_entropy(x, labels),
         "dropout": lambda x: F.dropout(x, 0.1),
+        "attention": F.scaled_dot_product_attention,
+        "attention_causal": lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True),
         "copy": lambda x: x.clone(),
         "embedding": lambda w: F.embedding(labels, w),
         "cat": lambda x, y: lib.cat((x, y), 1),
@@ -202,6 +212,14 @@ def jax_calls(row):
         return (x - mean) * jax.lax.rsqrt(var + 1e-5) * w.reshape(of_channel) + b.reshape(of_channel)
 
     axes = (0, 1, 2) if row.endswith("_last") else (0, 2, 3)
+
+    def attention(q, k, v, causal=False):
+        scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+        if causal:
+            scores = jnp.where(jnp.tril(jnp.ones(scores.shape[-2:], bool)), scores, -jnp.inf)
+        return jax.nn.softmax(scores, -1) @ v
+
+    table["attention"], table["attention_causal"] = attention, lambda q, k, v: attention(q, k, v, True)
     table["batch_norm"] = lambda x, w, b: norm_channels(x, w, b, axes)
     table["batch_norm_relu"] = lambda x, w, b: jax.nn.relu(norm_channels(x, w, b, axes))
     xs, labels = arrays(row)

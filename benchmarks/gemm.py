@@ -1,6 +1,7 @@
 """Matrix products, pynn beside SciPy's OpenBLAS, NumPy, PyTorch and JAX.
 
     python benchmarks/gemm.py [ROW ...] [--peers LIB,LIB] [--python PEER] [--threads N] [--rounds N] [--f64]
+                              [--json FILE]
 
 A row is m×k×n, as in 64x784x256; without any, all of K6 but 2048³ are measured, each as NN (A·B), NT (B given
 as its transpose) and TN. PEER is a Python that has the peers. Each library runs in a process of its own and is
@@ -17,6 +18,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from turns import ratio, write
 
 ROWS = """16x16x16 64x64x64 64x128x10 128x128x128 256x256x256 512x512x512 1024x1024x1024 64x784x256 1576x192x576
 1576x192x768 1x784x256 1x1024x4096""".split()
@@ -130,6 +133,7 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--f64", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -137,7 +141,7 @@ def main():
         return
     libs = {"pynn": Library("pynn", sys.executable, options)}
     libs |= {lib: Library(lib, options.python, options) for lib in options.peers.split(",")}
-    best = []
+    best, rows = [], []
     for row in options.rows:
         for form in options.forms.split(","):
             task = [*map(int, row.split("x")), form]
@@ -145,16 +149,18 @@ def main():
             mine = statistics.median(seconds["pynn"])
             flops = 2 * math.prod(task[:3])
             cells = [f"{row:>15} {form} pynn {mine * 1e6:9.2f} µs {flops / mine * 1e-9:6.1f} GFLOP/s"]
-            medians = []
-            for lib in options.peers.split(","):
-                ratios = sorted(theirs / ours for ours, theirs in zip(seconds["pynn"], seconds[lib]))
-                medians.append(statistics.median(ratios))
-                quarter = ratios[len(ratios) // 4]
-                cells.append(f"{lib} {medians[-1]:.2f} ({quarter:.2f}; {ratios[0]:.2f}–{ratios[-1]:.2f})")
-            best.append(min(medians))
+            found = {lib: ratio(seconds, lib) for lib in options.peers.split(",")}
+            for lib, r in found.items():
+                low, high = r["range"]
+                cells.append(f"{lib} {r['ratio']:.2f} ({r['lower_quartile']:.2f}; {low:.2f}–{high:.2f})")
+                name = f"{row} {form}" + " float64" * options.f64
+                rows.append({"row": name, "threads": options.threads, "peer": lib, **r})
+            best.append(min(r["ratio"] for r in found.values()))
             print(" | ".join(cells), f"| best peer {best[-1]:.2f}", flush=True)
     mean = math.exp(statistics.mean(map(math.log, best)))
     print(f"geometric mean of best peer ÷ pynn over {len(best)} products, {options.threads} thread(s): {mean:.3f}")
+    if options.json:
+        write(options.json, "gemm", rows, options.python)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ from pathlib import Path
 
 TITLES = {
     "steps": "Whole steps",
-    "elementwise": "Operations that memory bounds",
+    "elementwise": "Operations that memory bounds, and attention (K4, K1)",
+    "gemm": "Matrix products (K6)",
+    "conv": "Convolutions (K2)",
+    "rnn": "Recurrent layers (K3, T6, T7)",
     "optim": "Optimizers, 10 million parameters in 50 tensors (K5)",
 }
 INTRO = """# Benchmarks

@@ -1,6 +1,6 @@
 """Recurrent layers beside PyTorch, JAX and ONNX Runtime.
 
-    python benchmarks/rnn.py T6 T7 K3 I_lstm step [--python PEER] [--threads N] [--rounds N]
+    python benchmarks/rnn.py T6 T7 K3 I_lstm step [--python PEER] [--threads N] [--rounds N] [--json FILE]
 
     T6      training step: LSTM 64→128, T = 50, batch 32, linear head on the last step, Adam
     T7      training step: 2-layer bidirectional GRU 128→256, T = 100, batch 16, linear head, Adam
@@ -22,7 +22,7 @@ import tempfile
 import time
 
 import numpy as np
-from turns import Worker, ratio, take_turns, told
+from turns import Worker, ratio, take_turns, told, write
 
 TRAIN = {"T6": ("LSTM", 64, 128, 1, False, 50, 32), "T7": ("GRU", 128, 256, 2, True, 100, 16)}
 CLASSES = 10
@@ -283,6 +283,7 @@ def worker(lib, name, threads):
 
 
 def compare(name, options):
+    """Rows of the report, of pynn eager and replayed beside each peer."""
     mine = ["pynn"] if name.startswith("I") or name == "step" else ["pynn", "pynn+plan"]
     workers = {}
     for lib in [*mine, *peers_of(name)]:
@@ -295,10 +296,13 @@ def compare(name, options):
     times = take_turns(workers, str, max(5, options.rounds), options.budget)
     for w in workers.values():
         w.close()
+    rows = []
     for own in mine:
         for peer in peers_of(name):
             r = ratio({"pynn": times[own], peer: times[peer]}, peer)
             print(f"{name} {options.threads} thread(s), {own}: {told(peer, r)}", flush=True)
+            rows.append({"row": name, "threads": options.threads, "plan": own == "pynn+plan", "peer": peer, **r})
+    return rows
 
 
 def main():
@@ -308,14 +312,15 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--budget", type=float, default=0.3, help="seconds of a library in each round")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker, options.names[0], options.threads)
         return
-    for name in options.names:
-        for one in GROUPS.get(name, [name]):
-            compare(one, options)
+    rows = [row for name in options.names for one in GROUPS.get(name, [name]) for row in compare(one, options)]
+    if options.json:
+        write(options.json, "rnn", rows, options.python)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,8 @@
  * output lies in memory and merged where all arrays allow it; what is left is a number of rows of
  * `inner` elements. A row on which every array is contiguous is computed in place; else blocks of
  * PN_BLOCK elements go through buffers, where other dtypes become T. A block's last elements run the
- * same vector code, padded, so that no value depends on its position. Outputs of PN_STREAM bytes and
- * more go past the caches: what reads them next would not find them there, and a line that is not
- * read before it is written saves a third of the traffic.
+ * same vector code, padded, so that no value depends on its position. Outputs that
+ * are far (pn_is_far) go past the caches.
  *
  * PN_EACH(kernel, n_in, n_out, before, body) defines a kernel: `body` computes y (and z, w) from
  * a, b, c, d; `before` declares what does not change, from par. For the i64 form V is int64_t.
@@ -41,7 +40,6 @@ typedef int64_t VI;
 #define PN_BLOCK 256
 #define PN_EACH_MAX 8          /* arrays of one loop */
 #define PN_EACH_CHUNK 32768    /* elements a chunk */
-#define PN_STREAM (12 << 20)   /* bytes: more than a core's share of the last-level cache */
 
 typedef struct pn_each {
     int n_in, n_arr, ndim;
@@ -154,7 +152,7 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
     e.direct = 1;
     for (int k = 0; k < e.n_arr; k++)
         e.direct &= e.arr[k]->data && e.arr[k]->dtype == PN_DTYPE && e.stride[k][e.ndim - 1] == 1;
-    e.stream = e.direct && e.total * n_out * (int64_t)sizeof(T) >= pn_grain(PN_STREAM);
+    e.stream = e.direct && pn_is_far(e.total * n_out * (int64_t)sizeof(T));
     e.grain = pn_grain(PN_EACH_CHUNK);
     pn_for(c, pn_ceil_div(e.total, e.grain), pn_each_body, &e);
 }

@@ -4,6 +4,10 @@
  * beyond the end sees fill; STORE(p, v) leaves such lanes alone; k is 0, 1, 2, 3 in turn. Sums take
  * sum[k], so that four additions are under way at once, over blocks of ROW_BLOCK elements, and add up
  * the blocks' sums in double: their order depends on n alone, and their error hardly on it.
+ *
+ * Beyond the caches (far) a row has to be read while the last one is still computed, or memory stands
+ * idle meanwhile: the passes of neighbouring rows run side by side in one loop, which fetches ahead
+ * (FETCH) and stores past the caches (PUT).
  */
 #ifndef PN_ROWS_H
 #define PN_ROWS_H
@@ -15,6 +19,7 @@
 
 #define ROW_BLOCK 1024
 #define ROW_WORK 8192 /* elements a chunk */
+#define ROW_WORK_FAR (1 << 17)
 
 #define LOAD(p, fill) (full ? pn_load((p) + i) : pn_load_part((p) + i, m, (T)(fill)))
 #define STORE(p, v)                                                                                \
@@ -24,6 +29,19 @@
         else                                                                                       \
             pn_store_part((p) + i, v, m);                                                          \
     } while (0)
+/* STORE past the caches: every row begins on a line */
+#define PUT(p, v)                                                                                  \
+    do {                                                                                           \
+        if (full)                                                                                  \
+            pn_stream((p) + i, v);                                                                 \
+        else                                                                                       \
+            pn_store_part((p) + i, v, m);                                                          \
+    } while (0)
+#define ROW_AHEAD                                                                                  \
+    (8192 / sizeof(T)) /* two pages: the hardware's own fetching ends with each page */
+#define FETCH(p) __builtin_prefetch((p) + i, 0, 2)
+#define FETCH_HALF(p) /* a pass over a row fetches half as much */                                 \
+    if (k & 1) __builtin_prefetch((p) + i / 2, 0, 2)
 #define PN_ROW_STEP(k_, full_, ...)                                                                \
     {                                                                                              \
         enum { k = k_, full = full_ };                                                             \
@@ -62,14 +80,24 @@
         to2 += (double)pn_hsum((sum2[0] + sum2[1]) + (sum2[2] + sum2[3]));                         \
     }
 
+/* Whether `count` rows of n from p are to be stored past the caches. */
+static inline int rows_past(const T *p, int64_t n, int64_t count) {
+    return (uintptr_t)p % PN_ALIGN == 0 && n * sizeof(T) % PN_ALIGN == 0 &&
+           pn_is_far(n * count * (int64_t)sizeof(T));
+}
+
 /* The largest element; -inf for none. A NaN may get lost: the sum of exponentials keeps it. */
-PN_INLINE T row_max(const T *x, int64_t n) {
-    V low = pn_set1((T)-INFINITY), top[4] = {low, low, low, low};
-    PN_ROW(n, top[k] = pn_max_b(LOAD(x, -INFINITY), top[k]););
+PN_INLINE T max_of_four(const V *top) {
     V max = pn_max_b(pn_max_b(top[0], top[1]), pn_max_b(top[2], top[3]));
     PN_UNROLL
     for (int w = PN_VL / 2; w > 0; w /= 2) max = pn_max_b(pn_swap(max, w), max);
     return max[0];
+}
+
+PN_INLINE T row_max(const T *x, int64_t n) {
+    V low = pn_set1((T)-INFINITY), top[4] = {low, low, low, low};
+    PN_ROW(n, top[k] = pn_max_b(LOAD(x, -INFINITY), top[k]););
+    return max_of_four(top);
 }
 
 PN_INLINE double row_sum(const T *x, int64_t n) {

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+import math
 import statistics
-import time
 from typing import NamedTuple
 
 import numpy as np
 
-from . import _core
-from .op import OPS
+from . import _core, limits
 from .plan import flattened
 from .tensor import Tensor
 
@@ -50,30 +48,6 @@ def _shapes(shapes: tuple, width: int) -> str:
 # ---- time ----------------------------------------------------------------------------------------
 
 
-@functools.cache
-def peak_flops(threads: int) -> float:
-    """Floating-point operations per second of the product 512×512×512 on this machine, measured once."""
-    a = Tensor(np.ones((512, 512), np.float32))
-    return 2 * 512**3 / _best(lambda: OPS.matmul(a, a), 5)
-
-
-@functools.cache
-def bandwidth(nbytes: int, threads: int) -> float:
-    """Bytes per second of a copy that moves nbytes, rounded up to a power of two; measured once each."""
-    x = Tensor(np.zeros(max(1, nbytes // 8), np.float32))
-    return nbytes / _best(lambda: OPS.copy(x), 15)
-
-
-def _best(fn, rounds: int) -> float:
-    fn()
-    best = float("inf")
-    for _ in range(rounds):
-        start = time.perf_counter()
-        fn()
-        best = min(best, time.perf_counter() - start)
-    return best
-
-
 class Profile:
     """Where the time of a replay goes.
 
@@ -86,10 +60,11 @@ class Profile:
         self.total_ns = sum(ns)
 
     def roofline(self, k: int) -> float:
-        """The share of what the machine could reach in call k: of a product's rate or a copy's bandwidth."""
-        c, threads = self.calls[k], _core.get_num_threads()
-        size = 1 << max(12, (c.nbytes - 1).bit_length())
-        least = max(c.flops / peak_flops(threads), c.nbytes / bandwidth(size, threads))
+        """The share of what the machine could reach in call k: of its bandwidth for such bytes, or of its flops."""
+        c = self.calls[k]
+        read, written = (sum(map(math.prod, shapes)) for shapes in (c.reads, c.writes))
+        written = c.nbytes * written / max(read + written, 1)
+        least = limits.roofline(c.nbytes - written, written, c.flops)
         return least / (self.ns[k] * 1e-9) if self.ns[k] else 0.0
 
     def __str__(self):

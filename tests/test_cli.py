@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import _core
-from pynn.cli import limits, main
+from pynn import _core, limits
+from pynn.cli import main
 from pynn.config import cgroup_quota, default_threads
 
 

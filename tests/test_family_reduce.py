@@ -84,3 +84,13 @@ def test_reductions_do_not_depend_on_threads_or_position(name):
         moved = op(Tensor(np.roll(a, 5, 2)), shape=shape).numpy_copy()  # the same columns in other places
         if shape[2] > 1:
             assert moved.tobytes() == np.roll(want, 5, 2).tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", ["amax", "amin"])
+def test_extrema_of_rows_longer_than_a_block(name, dtype):
+    """The largest may lie in any of a row's blocks, and so may a NaN."""
+    a = np.random.default_rng(5).standard_normal((12, 7000)).astype(dtype)
+    for k, at in enumerate((0, 2500, 4500, 6999)):
+        a[k, at], a[k + 4, at], a[k + 8, at] = 9, -9, np.nan
+    np.testing.assert_array_equal(getattr(pynn.tensor(a), name)(1).numpy(), getattr(a, name[1:])(1))

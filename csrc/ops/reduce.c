@@ -148,8 +148,14 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
         return hcomb(vcomb(vcomb(s0, s1), vcomb(s2, s3)));                                         \
     }
 
-/* The same for extrema of floats: NaN is looked for apart, in two vectors by one comparison. */
-#define DEFINE_EXTREME_BLOCK(name, pick, hcomb, identity)                                          \
+/* The same for extrema of floats: NaN is looked for apart, in two vectors by one comparison; where there
+ * is none, name_across picks from the lanes. */
+#define DEFINE_EXTREME_BLOCK(name, pick, identity)                                                 \
+    PN_INLINE T name##_across(V v) {                                                               \
+        PN_UNROLL                                                                                  \
+        for (int w = PN_VL / 2; w > 0; w /= 2) v = pick(v, pn_swap(v, w));                         \
+        return v[0];                                                                               \
+    }                                                                                              \
     static T name##_block(const T *p, int64_t n) {                                                 \
         V s0 = pn_set1(identity), s1 = s0, s2 = s0, s3 = s0;                                       \
         VI none = {0};                                                                             \
@@ -164,7 +170,7 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
             V a = pn_load_part(p + i, n - i, identity);                                            \
             s0 = pick(a, s0), none |= pn_isnan(a);                                                 \
         }                                                                                          \
-        return pn_any(none) ? (T)NAN : hcomb(pick(pick(s0, s1), pick(s2, s3)));                    \
+        return pn_any(none) ? (T)NAN : name##_across(pick(pick(s0, s1), pick(s2, s3)));            \
     }
 
 /* Pairwise: a stack of sums of 1, 2, 4, ... blocks; two of a size become one of the next. */
@@ -272,13 +278,6 @@ static const T *gather(const reduce *r, int64_t keep, int64_t i, int64_t n, T *b
 #define IS_NAN(v) ((v) != (v))
 static inline T max_of(T a, T b) { return a != a ? a : b != b ? b : a > b ? a : b; }
 static inline T min_of(T a, T b) { return a != a ? a : b != b ? b : a < b ? a : b; }
-static inline T hmin(V v) {
-    T lanes[PN_VL], m;
-    pn_store(lanes, v);
-    m = lanes[0];
-    for (int i = 1; i < PN_VL; i++) m = min_of(m, lanes[i]);
-    return m;
-}
 static inline T hprod(V v) {
     PN_UNROLL
     for (int w = PN_VL / 2; w > 0; w /= 2) v *= pn_swap(v, w);
@@ -287,8 +286,8 @@ static inline T hprod(V v) {
 #define LEAST ((T) - INFINITY)
 DEFINE_BLOCK(sum, ADD, pn_hsum, 0)
 DEFINE_BLOCK(prod, MUL, hprod, 1)
-DEFINE_EXTREME_BLOCK(amax, pn_max_b, pn_hmax, LEAST)
-DEFINE_EXTREME_BLOCK(amin, pn_min_b, hmin, -LEAST)
+DEFINE_EXTREME_BLOCK(amax, pn_max_b, LEAST)
+DEFINE_EXTREME_BLOCK(amin, pn_min_b, -LEAST)
 DEFINE(sum, ADD, ADD, 0)
 DEFINE(prod, MUL, MUL, 1)
 DEFINE(amax, pn_vmax, max_of, LEAST)
@@ -346,6 +345,18 @@ static int64_t place_of(const T *p, int64_t n, T top) {
     while (k < n - 1 && p[k] != top) k++;
     return k;
 #endif
+}
+
+/* The same of a row of n <= BLOCK elements */
+static int64_t argmax_row(const T *p, int64_t n) {
+#if PN_FLOAT
+    if (n <= PN_VL) { /* one vector holds it: extrema of so few cost what calls and loops cost */
+        V v = pn_load_part(p, n, LEAST);
+        VI nan = pn_isnan(v);
+        return pn_first(pn_any(nan) ? nan : v == pn_set1(amax_across(v)));
+    }
+#endif
+    return place_of(p, n, amax_block(p, n));
 }
 
 static int64_t argmax_one(const reduce *r, int64_t keep) {
@@ -413,7 +424,8 @@ static void argmax_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         return;
     }
     for (int64_t end = pn_min(r->outs, o + r->out_chunk); o < end; o++)
-        to[o] = argmax_one(r, keep_offset(r, o));
+        to[o] = r->short_rows ? argmax_row((const T *)r->x + keep_offset(r, o), r->reds)
+                              : argmax_one(r, keep_offset(r, o));
 }
 
 PN_FN(argmax_fwd) {

@@ -18,10 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _core
+from .. import _core, limits
 from ..op import OPS, Effect, Op
 from ..tensor import Tensor
-from . import limits
 
 SIZES = {"small": ((8, 32), 32), "medium": ((128, 512), 128), "large": ((1024, 4096), 512)}
 

@@ -1,7 +1,8 @@
 """What this machine can do, at the ISA level and with the threads set: arithmetic, memory, regions of the team.
 
-Benchmarks hold kernels against it. Memory is measured at the footprint and at the mix of reads and writes that
-a kernel has, with plain stores, with stores past the caches and with reads fetched ahead; the best one counts.
+Benchmarks and profiles of plans hold kernels against it. Memory is measured at the footprint and at the mix of reads
+and writes that a kernel has, with plain stores, with stores past the caches and with reads fetched ahead; the best
+one counts.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import statistics
 import time
 
-from .. import _core
+from . import _core
 
 # (arrays read, arrays written, whether in place), as csrc/pn_limits.c has them
 MIXES = ((1, 0, False), (0, 1, False), (4, 1, False), (3, 1, False), (2, 1, False), (3, 2, False), (1, 1, False),
