@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import _core, limits
-from pynn.cli import main
+from pynn import OPS, Effect, _core, limits
+from pynn.cli import bench, main
 from pynn.config import cgroup_quota, default_threads
 
 
@@ -70,6 +70,16 @@ def test_unknown_and_no_command(capsys):
         assert e.value.code == (0 if "--help" in argv else 2)
         text = "".join(capsys.readouterr())
         assert "demo" in text or "command" in text
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if not isinstance(op, Effect)], ids=lambda op: op.name)
+def test_bench_can_call_every_op(op, monkeypatch):
+    """Its arguments fit the op, forward and backward."""
+    monkeypatch.setattr(bench, "timed", lambda call: (call(), 1.0)[1])
+    monkeypatch.setattr(bench.limits, "roofline", lambda read, written, flops: 1.0)
+    for dtype in ("f4", "f8"):
+        row = bench.row(op, "small", np.random.default_rng(0), np.dtype(dtype))
+        assert row is None or row["bytes"] > 0
 
 
 def test_bench_measures_ops(tmp_path, capsys):

@@ -111,7 +111,8 @@ def row(op: Op, size: str, rng: np.random.Generator, dtype) -> dict | None:
              "bytes": read + written, "flops": flops, "forward_us": forward * 1e6,
              "roofline_us": least * 1e6, "share": least / forward}  # fmt: skip
     live = [a for a in args if a is not None and a.dtype.kind == "f"]
-    if live and outs and outs[0].dtype.kind == "f" and not isinstance(op, Effect):
+    slope = outs and outs[0].dtype.kind == "f" and op.out_specs[0][3] != "C"
+    if live and slope and not isinstance(op, Effect):
         both = timed(forward_backward(op, args, params, live, outs[0]))
         entry["forward_backward_us"] = both * 1e6
         if op.bwd is not None and None not in args:
