@@ -15,7 +15,8 @@ class SelfAttention(nn.Module):
 
     Args:
         dim: width of a token. num_heads: divides it.
-        bias: whether qkv has a bias. dropout: of attention weights, in training.
+        bias: whether qkv and proj have biases. qkv_bias: whether qkv has, if not None.
+        dropout: of attention weights, in training.
         causal: a token sees those before it. window: and only those fewer than so many places away; 0: all.
         num_kv_heads: heads of keys and values, each shared by as many of the queries'; num_heads if None.
         rotary: an nn.RotaryPositions that turns queries and keys.
@@ -28,13 +29,14 @@ class SelfAttention(nn.Module):
 
     def __init__(
         self, dim: int, num_heads: int, bias: bool = True, dropout: float = 0.0, causal: bool = False, window: int = 0,
-        num_kv_heads: int | None = None, rotary: nn.Module | None = None, dtype=None,
+        num_kv_heads: int | None = None, rotary: nn.Module | None = None, qkv_bias: bool | None = None, dtype=None,
     ):  # fmt: skip
         super().__init__()
+        qkv_bias = bias if qkv_bias is None else qkv_bias
         self.head_dim, self.num_kv_heads = heads_of("SelfAttention", dim, num_heads, num_kv_heads)
         self.num_heads, self.dropout, self.causal, self.window = num_heads, dropout, causal, window
-        self.qkv = nn.Linear(dim, dim + 2 * self.num_kv_heads * self.head_dim, bias, dtype)
-        self.proj = nn.Linear(dim, dim, dtype=dtype)
+        self.qkv = nn.Linear(dim, dim + 2 * self.num_kv_heads * self.head_dim, qkv_bias, dtype)
+        self.proj = nn.Linear(dim, dim, bias, dtype)
         self.rotary = rotary
 
     def forward(self, x, cache=None):
@@ -73,6 +75,11 @@ class Mlp(nn.Module):
         return self.dropout(self.fc2(self.dropout(self.fc1(x))))
 
 
+def norm_of(dim: int, eps: float, rms: bool, bias: bool, dtype) -> nn.Module:
+    """RMS norm, or layer norm with a bias or without."""
+    return nn.RMSNorm(dim, eps, dtype=dtype) if rms else nn.LayerNorm(dim, eps, bias=bias, dtype=dtype)
+
+
 class Block(nn.Module):
     """x = x + attn(norm1(x)), y = x + mlp(norm2(x)), with dropout behind both.
 
@@ -80,7 +87,7 @@ class Block(nn.Module):
         dim, num_heads: as SelfAttention's, and so are options.
         mlp_ratio: width between the maps of the feed-forward network, as a multiple of dim.
         swiglu: nn.SwiGLU with as many weights in place of GELU. rms: nn.RMSNorm in place of nn.LayerNorm.
-        eps: of the norms. bias: whether all maps but proj have one.
+        eps: of the norms. bias: whether all maps, and nn.LayerNorm, have one.
         dropout: in training, of attention weights and behind each map.
     """
 
@@ -89,10 +96,10 @@ class Block(nn.Module):
         eps: float = 1e-5, swiglu: bool = False, rms: bool = False, dtype=None, **options,
     ):  # fmt: skip
         super().__init__()
-        norm, hidden = nn.RMSNorm if rms else nn.LayerNorm, int(mlp_ratio * dim)
-        self.norm1 = norm(dim, eps, dtype=dtype)
+        hidden = int(mlp_ratio * dim)
+        self.norm1 = norm_of(dim, eps, rms, bias, dtype)
         self.attn = SelfAttention(dim, num_heads, bias, dropout, dtype=dtype, **options)
-        self.norm2 = norm(dim, eps, dtype=dtype)
+        self.norm2 = norm_of(dim, eps, rms, bias, dtype)
         if swiglu:
             self.mlp = nn.SwiGLU(dim, -(-2 * hidden // 24) * 8, bias, dtype)
         else:

@@ -12,7 +12,7 @@ from ..autograd import no_grad
 from ..nn import functional as F
 from ..random import default_generator
 from ..tensor import Tensor
-from .blocks import Block
+from .blocks import Block, norm_of
 
 __all__ = ["GPT"]
 
@@ -29,7 +29,7 @@ class GPT(nn.Module):
         tied: the scores are products with the table of vectors; otherwise head has weights of its own.
         num_kv_heads: heads of keys and values, each shared by as many of the queries'; num_heads if None.
         window: a token sees only those fewer than so many places before it; 0: all.
-        swiglu, rms: the gated feed-forward network and RMS norm, as in Llama.
+        swiglu, rms: the gated feed-forward network and RMS norm, as in Llama. bias: whether maps and norms have one.
         dtype: float32 or float64 of the parameters.
 
     Shapes: tokens (N, T) integers, T up to context → scores (N, T, vocab_size). forward(tokens, cache) takes the
@@ -48,7 +48,8 @@ class GPT(nn.Module):
     def __init__(
         self, vocab_size: int, context: int = 256, dim: int = 192, depth: int = 6, num_heads: int = 6,
         mlp_ratio: float = 4.0, dropout: float = 0.0, positions: str = "learned", tied: bool = True,
-        num_kv_heads: int | None = None, window: int = 0, swiglu: bool = False, rms: bool = False, dtype=None,
+        num_kv_heads: int | None = None, window: int = 0, swiglu: bool = False, rms: bool = False, bias: bool = True,
+        dtype=None,
     ):  # fmt: skip
         super().__init__()
         for name, n in (("context", context), ("dim", dim), ("depth", depth)):
@@ -68,11 +69,11 @@ class GPT(nn.Module):
             )
         self.dropout = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, mlp_ratio, dropout=dropout, swiglu=swiglu, rms=rms, dtype=dtype, causal=True,
+            Block(dim, num_heads, mlp_ratio, bias, dropout, swiglu=swiglu, rms=rms, dtype=dtype, causal=True,
                   window=window, num_kv_heads=num_kv_heads, rotary=rotary)
             for _ in range(depth)
         )  # fmt: skip
-        self.norm = (nn.RMSNorm if rms else nn.LayerNorm)(dim, 1e-5, dtype=dtype)
+        self.norm = norm_of(dim, 1e-5, rms, bias, dtype)
         self.head = None if tied else nn.Linear(dim, vocab_size, bias=False, dtype=dtype)
         self._draw(depth)
 

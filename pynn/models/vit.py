@@ -109,11 +109,9 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(patch_size, in_chans, embed_dim, dtype)
         self.dropout = nn.Dropout(drop_rate)
         self.blocks = nn.ModuleList(
-            Block(embed_dim, num_heads, mlp_ratio, dropout=drop_rate, eps=1e-6, dtype=dtype) for _ in range(depth)
+            Block(embed_dim, num_heads, mlp_ratio, dropout=drop_rate, eps=1e-6, dtype=dtype, qkv_bias=qkv_bias)
+            for _ in range(depth)
         )
-        if not qkv_bias:
-            for block in self.blocks:
-                block.attn.qkv.register_parameter("bias", None)
         norm = nn.LayerNorm(embed_dim, 1e-6, dtype=dtype)
         self.norm, self.fc_norm = (nn.Identity(), norm) if global_pool == "avg" else (norm, nn.Identity())
         self.head = nn.Linear(embed_dim, num_classes, dtype=dtype) if num_classes else nn.Identity()
@@ -138,7 +136,7 @@ class ViT(nn.Module):
             need(all(0 <= k < self.depth for k in given), name, f"numbers of blocks below {self.depth}", given)
         halvings = len(set(self.merge_at))
         need(halvings == len(self.merge_at) and grid % (1 << halvings) == 0, "merge_at",
-             f"different blocks, so many that 2 to their number divides {grid} patches a side", self.merge_at)  # fmt: skip
+             f"different blocks, so many that {grid} patches a side can be halved", self.merge_at)  # fmt: skip
         need(not (self.window and self.class_token), "window", "0 with a class token", self.window)
         for k in range(self.depth if self.window else 0):
             side = grid >> sum(m <= k for m in self.merge_at)

@@ -3,7 +3,7 @@ pynn/ops/attention.py."""
 
 from __future__ import annotations
 
-import math
+import itertools
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from .. import _core
 from ..arrays import as_count
 from ..op import OPS
 from ..ops.attention import additive, attention_weights, self_attention
-from ..ops.index import cat, where
+from ..ops.index import cat
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -110,7 +110,7 @@ class MultiheadAttention(Module):
         """(weight, bias) of query, key and value, as views of what is learned."""
         width = self.num_kv_heads * self.head_dim
         cuts = (0, self.embed_dim, self.embed_dim + width, self.embed_dim + 2 * width)
-        places = [slice(a, b) for a, b in zip(cuts, cuts[1:])]
+        places = [slice(a, b) for a, b in itertools.pairwise(cuts)]
         bias, weight = self.in_proj_bias, self.in_proj_weight
         apart = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         weights = apart if weight is None else [weight[p] for p in places]
