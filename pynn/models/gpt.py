@@ -36,13 +36,14 @@ class GPT(nn.Module):
     tokens behind those that a cache of make_cache has, and adds them to it.
 
     Parameters: embedding.weight, positions.weight where they are learned, blocks.k.{norm1, attn.qkv, attn.proj, norm2,
-    mlp}, norm, head.weight. Weights begin as N(0, 0.02²), those at the end of a residual smaller by √(2·depth), biases
-    as 0.
+    mlp}, norm, head.weight. Weights begin as N(0, 2/(5·dim)), those at the end of a residual smaller by √(2·depth),
+    biases as 0.
 
     Raises:
         ValueError: sizes that do not fit, more places than context. IndexError: a token out of range.
 
-    Source: Vaswani et al., arXiv 1706.03762; Radford et al. 2019 for norms and initial values.
+    Source: Vaswani et al., arXiv 1706.03762; Radford et al. 2019 for norms and residuals, Nguyen and Salazar,
+    arXiv 1910.05895, for initial values.
     """
 
     def __init__(
@@ -78,12 +79,12 @@ class GPT(nn.Module):
         self._draw(depth)
 
     def _draw(self, depth: int) -> None:
-        nn.init.normal_(self.embedding.weight, 0.0, 0.02)
+        std = math.sqrt(2 / (5 * self.embedding.embedding_dim))
         for name, p in self.named_parameters():
             if name.endswith((".proj.weight", ".fc2.weight", ".w2.weight")):
-                nn.init.normal_(p, 0.0, 0.02 / math.sqrt(2 * depth))
-            elif p.ndim == 2 and ("blocks." in name or name == "head.weight"):
-                nn.init.normal_(p, 0.0, 0.02)
+                nn.init.normal_(p, 0.0, std / math.sqrt(2 * depth))
+            elif p.ndim == 2:
+                nn.init.normal_(p, 0.0, std)
             elif name.endswith("bias"):
                 nn.init.zeros_(p)
 
