@@ -1,4 +1,4 @@
-"""A small vision transformer learns handwritten digits from shifted, turned and scaled copies of them.
+"""A small vision transformer learns handwritten digits from shifted and turned copies of them.
 
 python examples/vit_digits.py
 """
@@ -27,18 +27,25 @@ def data():
     return train_test_split(images, y, test_size=0.25, stratify=y, random_state=0)
 
 
-def main(epochs: int = 60, seed: int = 0, compile: bool = True, progress: bool = True) -> dict:
+def network() -> nn.Module:
+    """16 patches of 2×2 pixels and the class token, whose scores come from the mean over patches."""
+    model = ViT(8, 2, 1, 10, "avg", embed_dim=48, depth=4, num_heads=4, mlp_ratio=2)
+    # as large as the patches' vectors: from the 0.02 that suits wide models this one learns places late
+    nn.init.normal_(model.pos_embed, std=0.3)
+    return model
+
+
+def main(epochs: int = 40, seed: int = 0, compile: bool = True, progress: bool = True) -> dict:
     X, X_test, y, y_test = data()
     pynn.manual_seed(seed)
-    # 16 patches of 2×2 pixels and the class token
-    model = ViT(8, 2, 1, 10, embed_dim=48, depth=4, num_heads=4, mlp_ratio=2, drop_rate=0.1)
-    optimizer = pynn.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=5e-2)
-    augment = Augment(shift=1, rotate=12, scale=(0.9, 1.1), seed=seed)
+    model = network()
+    optimizer = pynn.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=5e-2)
+    augment = Augment(shift=0.5, rotate=10, seed=seed)
     loader = ImageLoader(X, y, augment, batch_size=32, shuffle=True, drop_last=True, prefetch=2)
 
     trainer = Trainer(
         model, nn.CrossEntropyLoss(label_smoothing=0.05), optimizer, compile=compile,
-        schedule=pynn.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, epochs=epochs, steps_per_epoch=len(loader)),
+        schedule=pynn.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, epochs=epochs, steps_per_epoch=len(loader)),
         schedule_every="step",
     )  # fmt: skip
     start = perf_counter()
