@@ -53,23 +53,35 @@ def _name_of(activation: Any) -> str | None:
 class _Layer(Module):
     """What encoder and decoder layers share: sublayers with residuals, and the feed-forward network."""
 
-    def _make(self, d_model, nhead, dim_feedforward, dropout, activation, eps, batch_first, norm_first, bias, dtype):
+    attentions: tuple[str, ...]  # names of the attention modules
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation="relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        dtype=None,
+    ):
+        super().__init__()
         as_count(self._get_name(), "dim_feedforward", dim_feedforward)
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
-        if isinstance(self, TransformerDecoderLayer):
-            self.multihead_attn = MultiheadAttention(
-                d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype
-            )
+        for name in self.attentions:
+            attention = MultiheadAttention(d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype)
+            self.add_module(name, attention)
         self.linear1 = Linear(d_model, dim_feedforward, bias, dtype, _name_of(activation))
         self.dropout = Dropout(dropout)
         self.linear2 = Linear(dim_feedforward, d_model, bias, dtype)
         self.activation, self.norm_first = activation, norm_first
-        for k in range(1, self.sublayers + 1):
-            self.add_module(f"norm{k}", LayerNorm(d_model, eps, bias=bias, dtype=dtype))
-        for k in range(1, self.sublayers + 1):
+        sublayers = range(1, len(self.attentions) + 2)
+        for k in sublayers:
+            self.add_module(f"norm{k}", LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype))
+        for k in sublayers:
             self.add_module(f"dropout{k}", Dropout(dropout))
-
-    sublayers = 2
 
     def _residual(self, k: int, x, sublayer):
         """x + sublayer k, its norm before it (norm_first) or behind the sum."""
@@ -108,23 +120,7 @@ class TransformerEncoderLayer(_Layer):
     Source: S1 §7.3; Vaswani et al., arXiv 1706.03762; norms first: Xiong et al., arXiv 2002.04745.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation="relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        dtype=None,
-    ):
-        super().__init__()
-        self._make(
-            d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias, dtype
-        )
+    attentions = ("self_attn",)
 
     def forward(self, src, src_mask=None, src_key_padding_mask=None, is_causal=False):
         def attend(x):
@@ -149,25 +145,7 @@ class TransformerDecoderLayer(_Layer):
     Source: Vaswani et al., arXiv 1706.03762.
     """
 
-    sublayers = 3
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation="relu",
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        dtype=None,
-    ):
-        super().__init__()
-        self._make(
-            d_model, nhead, dim_feedforward, dropout, activation, layer_norm_eps, batch_first, norm_first, bias, dtype
-        )
+    attentions = ("self_attn", "multihead_attn")
 
     def forward(
         self, tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None, memory_key_padding_mask=None,
