@@ -249,6 +249,17 @@ def test_threads_change_no_bit():
     assert all(a.tobytes() == b.tobytes() == c.tobytes() for a, b, c in zip(*found))
 
 
+@pytest.mark.parametrize("norm", [True, False])
+def test_saved_and_loaded(norm, tmp_path):
+    layer = nn.TransformerEncoderLayer(12, 3, 20, activation=F.gelu, norm_first=True, batch_first=True)
+    stack = nn.TransformerEncoder(layer, 2, nn.LayerNorm(12) if norm else None)
+    model = nn.Sequential(nn.SinusoidalPositions(9, 12), stack, nn.SwiGLU(12)).eval()
+    pynn.save(model, tmp_path / "model.safetensors")
+    other, x = pynn.load(tmp_path / "model.safetensors").eval(), pynn.randn(2, 5, 12)
+    np.testing.assert_array_equal(other(x).detach().numpy(), model(x).detach().numpy())
+    np.testing.assert_array_equal(model.session().predict(x), model(x).detach().numpy())
+
+
 # ---- feed-forward, positions, cache ------------------------------------------------------------------------
 
 

@@ -37,7 +37,7 @@ class SelfAttention(nn.Module):
         self.num_heads, self.dropout, self.causal, self.window = num_heads, dropout, causal, window
         self.qkv = nn.Linear(dim, dim + 2 * self.num_kv_heads * self.head_dim, qkv_bias, dtype)
         self.proj = nn.Linear(dim, dim, bias, dtype)
-        self.rotary = rotary
+        self.add_module("rotary", rotary)
 
     def forward(self, x, cache=None):
         n, t, dim = x.shape

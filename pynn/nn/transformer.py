@@ -171,7 +171,7 @@ class _Stack(Module):
         as_count(self._get_name(), "num_layers", num_layers)
         self.layers = ModuleList(copy.deepcopy(layer) for _ in range(num_layers))
         self.num_layers = num_layers
-        self.norm = norm
+        self.add_module("norm", norm)
 
     def _finish(self, x):
         return x if self.norm is None else self.norm(x)
