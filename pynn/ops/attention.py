@@ -105,6 +105,8 @@ def _samples(rng):
     yield (q, k, v, None), {"scale": 0.5, "window": 3}
     yield (q, k, v, None), {"scale": 0.5, "window": 2, "causal": True, "offset": -2}
     yield (q * 5, k * 5, v, None), {"scale": 1.0}
+    yield (q[..., 4:5, :], k, v, None), {"scale": 0.5}
+    yield (q[..., 4:5, :], k, v, mask[..., 4:5, :]), {"scale": 0.5, "window": 5, "offset": 6}
 
 
 _attention = Op(
