@@ -92,6 +92,20 @@ def test_cached_keys_give_what_the_whole_gives():
         np.testing.assert_allclose(one, whole[:, t : t + 1], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_query_alone_reads_rows_with_gaps(dtype):
+    """Keys and values whose features lie apart give the bits of dense ones; what is not seen may be anything."""
+    q, k, v = draw((2, 3, 1, 20), (2, 3, 20, 200), (2, 3, 36, 200), dtype=dtype)
+    k, v = k.transpose(2, 3), v.transpose(2, 3)
+    options = {"is_causal": True, "offset": 150}
+    y = sdpa(q, k, v, **options).numpy()
+    np.testing.assert_array_equal(y, sdpa(q, k.contiguous(), v.contiguous(), **options).numpy())
+    seen = [x.numpy_copy() for x in (k, v)]
+    for x in seen:
+        x[:, :, 151:] = np.nan
+    np.testing.assert_array_equal(y, sdpa(q, *map(pynn.tensor, seen), **options).numpy())
+
+
 def test_order_of_keys_does_not_matter():
     q, k, v = draw((1, 9, 4), (1, 20, 4), (1, 20, 4))
     order = np.random.default_rng(2).permutation(20)

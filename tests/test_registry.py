@@ -73,10 +73,12 @@ def test_stems():
         "functional",
         "init",
         "module",
+        "positions",
         "saving",
         "scaling",
         "state",
         "summary",
+        "transformer",
         "utils",
     }
     classes = {p.stem for p in (ROOT / "pynn/nn").glob("*.py")} - machinery

@@ -15,11 +15,11 @@
  * Forward (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135): a block of rows goes over
  * blocks of keys with a running maximum m, sum l and result o; where the maximum rises by d, l and o shrink
  * by e^-d. Both products of a block run on the tile kernel of pn_gemm; keys and values are packed for
- * it once for all rows. Backward keeps lse and computes the blocks of p again; one pass over the pairs of
- * blocks adds to dq, dk and dv. A chunk is a block of rows forward, a head of keys backward; blocks depend
- * on sizes only.
+ * it once for all rows. A query alone, as in decoding, reads them where they are. Backward keeps lse and
+ * computes the blocks of p again; one pass over the pairs of blocks adds to dq, dk and dv. A chunk is a block
+ * of rows forward, a head of keys backward; blocks depend on sizes only.
  */
-#include "pn_gemm_pack.h"
+#include "pn_gemm_row.h"
 #include "pn_math.h"
 
 #if PN_FLOAT
@@ -176,15 +176,66 @@ static void add_values(const attention *a, const T *p, panels v, int64_t i0, int
     }
 }
 
+/* Before the first key: q scaled, o = 0. */
+static void begin_rows(const attention *a, const int64_t *h, int64_t i0, int64_t n, T *q, T *o,
+                       state *st) {
+    gather(q, AT(&a->q, h[0], h[1], h[2], i0), a->q.strides[3], a->q.strides[4], n, a->D, a->scale);
+    memset(o, 0, (size_t)(n * a->Ep) * sizeof(T));
+    for (int64_t i = 0; i < n; i++) st->top[i] = (T)-INFINITY, st->sum[i] = (V){0};
+}
+
+/* Behind the last key: y = o / l, lse = m + ln l. */
+static void end_rows(const attention *a, const int64_t *h, int64_t i0, int64_t n, T *o,
+                     const state *st) {
+    T *y = AT(&a->y, h[0], h[1], h[2], i0), *lse = AT(&a->lse, h[0], h[1], h[2], i0);
+    for (int64_t i = 0; i < n; i++) {
+        T l = pn_hsum(st->sum[i]), *row = o + i * a->Ep;
+        if (l == 0) memset(row, 0, (size_t)a->Ep * sizeof(T));
+        scatter(&a->y, y + i * a->y.strides[3], row, 1, a->E, a->Ep, l == 0 ? 0 : 1 / l);
+        lse[i] = st->top[i] + pn_log(pn_set1(l))[0];
+    }
+}
+
+/* n rows of x[B, G, M, size] from j on, and how far apart they are: in place, or in `spare` where a
+ * row has gaps. */
+static const T *rows_of(const pn_array *x, const int64_t *h, int64_t j, int64_t n, T *spare,
+                        int64_t *apart) {
+    const T *rows = AT(x, h[0], h[1], j);
+    *apart = x->strides[2];
+    if (x->strides[3] == 1) return rows;
+    gather(spare, rows, *apart, x->strides[3], n, x->shape[3], 1);
+    *apart = x->shape[3];
+    return spare;
+}
+
+/* The only query of a head. Blocks begin with the first key that it sees and end with the last. */
+static void forward_row(const attention *a, const int64_t *h, T *own) {
+    T *q = own, *s = q + a->Dp, *o = s + KEYS_AT_ONCE, *pv = o + a->Ep, *spare = pv + a->Ep;
+    const T *mask = a->mask.data ? AT(&a->mask, h[0], h[1], h[2], 0) : NULL;
+    int64_t apart, to = end_key(a, 0);
+    state st;
+    begin_rows(a, h, 0, 1, q, o, &st);
+    for (int64_t j = first_key(a, 0), n; j < to; j += n) {
+        n = pn_min(KEYS_AT_ONCE, to - j);
+        const T *rows = rows_of(&a->k, h, j, n, spare, &apart);
+        row_by_columns(s, q, rows, apart, n, a->D);
+        finish_scores(a, s, mask, 0, j, n);
+        soften(s, round_up(n, PN_VL), st.top, st.sum, o, a->Ep);
+        rows = rows_of(&a->v, h, j, n, spare, &apart);
+        row_by_rows(pv, s, 1, rows, apart, a->E, n);
+        for (int64_t d = 0; d < a->Ep; d += PN_VL)
+            pn_store(o + d, pn_load(o + d) + pn_load(pv + d));
+    }
+    end_rows(a, h, 0, 1, o, &st);
+}
+
 /* Rows i0 to i0 + n of a head. kt, vt: its packed keys and values. */
 static void forward_rows(const attention *a, const int64_t *h, int64_t i0, int64_t n, const T *kt,
                          const T *vt, const T *odd, T *own) {
     T *q = own, *s = q + ROWS_AT_ONCE * a->D, *o = s + ROWS_AT_ONCE * KEYS_AT_ONCE;
     int64_t from = first_key(a, i0) / KEYS_AT_ONCE * KEYS_AT_ONCE, to = end_key(a, i0 + n - 1);
     state st;
-    gather(q, AT(&a->q, h[0], h[1], h[2], i0), a->q.strides[3], a->q.strides[4], n, a->D, a->scale);
-    memset(o, 0, (size_t)(n * a->Ep) * sizeof(T));
-    for (int64_t i = 0; i < n; i++) st.top[i] = (T)-INFINITY, st.sum[i] = (V){0};
+    begin_rows(a, h, i0, n, q, o, &st);
     for (int64_t j = from; j < to; j += KEYS_AT_ONCE) {
         int64_t packed = pn_min(KEYS_AT_ONCE, a->M - j), keys = worth(packed, j, to);
         tiles(n, keys, a->D, ROWS, q, a->D, (panels){kt + j * a->D, a->D, 0}, s, KEYS_AT_ONCE, 0);
@@ -197,13 +248,7 @@ static void forward_rows(const attention *a, const int64_t *h, int64_t i0, int64
         add_values(a, s, (panels){vt + j * a->Ep, packed, 0}, i0, n, j, keys,
                    odd[j / KEYS_AT_ONCE] != 0, o);
     }
-    T *y = AT(&a->y, h[0], h[1], h[2], i0), *lse = AT(&a->lse, h[0], h[1], h[2], i0);
-    for (int64_t i = 0; i < n; i++) {
-        T l = pn_hsum(st.sum[i]), *row = o + i * a->Ep;
-        if (l == 0) memset(row, 0, (size_t)a->Ep * sizeof(T));
-        scatter(&a->y, y + i * a->y.strides[3], row, 1, a->E, a->Ep, l == 0 ? 0 : 1 / l);
-        lse[i] = st.top[i] + pn_log(pn_set1(l))[0];
-    }
+    end_rows(a, h, i0, n, o, &st);
 }
 
 /* For each block of keys, not 0 where a value is not finite. */
@@ -218,9 +263,12 @@ static void forward_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     for (int64_t u = chunk * a->per; u < pn_min(end, (chunk + 1) * a->per); u++) {
         int64_t head = u / blocks, i0 = u % blocks * ROWS_AT_ONCE, kv = head / a->R;
         int64_t h[] = {kv / a->G, kv % a->G, head % a->R};
-        T *kt = a->shared + kv * a->Mp * (a->D + a->Ep);
-        forward_rows(a, h, i0, pn_min(ROWS_AT_ONCE, a->N - i0), kt, kt + a->Mp * a->D,
-                     odd_of(a, kv), a->own + worker * a->own_size);
+        T *kt = a->shared + kv * a->Mp * (a->D + a->Ep), *own = a->own + worker * a->own_size;
+        if (a->N == 1)
+            forward_row(a, h, own);
+        else
+            forward_rows(a, h, i0, pn_min(ROWS_AT_ONCE, a->N - i0), kt, kt + a->Mp * a->D,
+                         odd_of(a, kv), own);
     }
 }
 
@@ -252,15 +300,18 @@ static void set_sizes(attention *a, const pn_value *par) {
 
 static void set_forward(attention *a) {
     int64_t unit = PN_ALIGN / sizeof(T), blocks = pn_ceil_div(a->M, KEYS_AT_ONCE);
-    a->per = pn_max(1, pn_grain(WORK) / (ROWS_AT_ONCE * pn_max(1, a->M) * (a->D + a->E + 1)));
-    a->shared_size = round_up(a->B * a->G * (a->Mp * (a->D + a->Ep) + blocks), unit);
+    int64_t rows = a->N == 1 ? 1 : ROWS_AT_ONCE, packed = a->Mp * (a->D + a->Ep) + blocks;
+    a->per = pn_max(1, pn_grain(WORK) / (rows * pn_max(1, a->M) * (a->D + a->E + 1)));
+    a->shared_size = a->N == 1 ? 0 : round_up(a->B * a->G * packed, unit);
     a->own_size = round_up(ROWS_AT_ONCE * (a->D + KEYS_AT_ONCE + a->Ep), unit);
+    if (a->N == 1)
+        a->own_size = round_up(a->Dp + KEYS_AT_ONCE * (1 + pn_max(a->D, a->E)) + 2 * a->Ep, unit);
 }
 
 static void run_forward(pn_call *c, attention *a, T *scratch) {
     int64_t rows = a->B * a->G * a->R * pn_ceil_div(a->N, ROWS_AT_ONCE);
     a->shared = scratch, a->own = scratch + a->shared_size;
-    pn_for(c, a->B * a->G * pn_ceil_div(a->M, KEYS_AT_ONCE), pack_chunk, a);
+    if (a->N != 1) pn_for(c, a->B * a->G * pn_ceil_div(a->M, KEYS_AT_ONCE), pack_chunk, a);
     pn_for(c, pn_ceil_div(rows, a->per), forward_chunk, a);
 }
 

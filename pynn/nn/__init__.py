@@ -21,6 +21,7 @@ from .activation import (
     Softplus,
     Tanh,
 )
+from .attention import KeyValueCache, MultiheadAttention
 from .batch_norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
 from .config import register
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
@@ -43,6 +44,7 @@ from .pool2d import (
     MaxPool1d,
     MaxPool2d,
 )
+from .positions import LearnedPositions, RotaryPositions, SinusoidalPositions
 from .resize2d import (
     ConstantPad2d,
     PixelShuffle,
@@ -54,3 +56,10 @@ from .resize2d import (
 )
 from .rnn import RNN, RNNBase, RNNCell
 from .scaling import Normalize, Standardize
+from .transformer import (
+    SwiGLU,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)

@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 
+from .. import _core
 from ..op import OPS, Op
 from ..tensor import Tensor
 from .index import where
 from .softmax import softmax
 
-__all__ = ["attention_weights", "scaled_dot_product_attention"]
+__all__ = ["additive", "attention_weights", "scaled_dot_product_attention", "self_attention"]
 
 
 def _swap(x):
@@ -21,24 +22,28 @@ def _shared(x):
     return OPS.reshape(x, shape=(*x.shape[:2], 1, *x.shape[2:]))
 
 
+def places(n):
+    """0, 1, …, n − 1, by ops: an array that becomes a tensor could not be recorded."""
+    ones = OPS.zeros(_core.empty((1, n, 1), np.float64)) + 1.0
+    return OPS.reshape(OPS.cumsum(ones) - 1.0, shape=(n,))
+
+
 def seen_keys(n, m, causal, window, offset):
     """bool [n, m]: whether query i at place i + offset sees key j; None where all do."""
     if not causal and window <= 0:
         return None
-    away = np.arange(n)[:, None] + offset - np.arange(m)
-    seen = np.ones((n, m), bool)
-    if causal:
-        seen &= away >= 0
-    if window > 0:
-        seen &= np.abs(away) < window
-    return seen
+    away = OPS.reshape(places(n) + float(offset), shape=(n, 1)) - places(m)
+    near = None if window <= 0 else OPS.abs(away) < float(window)
+    if not causal:
+        return near
+    return away >= 0.0 if near is None else OPS.logical_and(away >= 0.0, near)
 
 
 def _scores(q, k, mask, scale, causal, window, offset):
     s = OPS.matmul(q * scale, _swap(_shared(k)))
     s = s if mask is None else s + mask
     seen = seen_keys(*s.shape[-2:], causal, window, offset)
-    return s if seen is None else where(Tensor(seen), s, -math.inf)
+    return s if seen is None else where(seen, s, -math.inf)
 
 
 def _top(s):
@@ -100,6 +105,8 @@ def _samples(rng):
     yield (q, k, v, None), {"scale": 0.5, "window": 3}
     yield (q, k, v, None), {"scale": 0.5, "window": 2, "causal": True, "offset": -2}
     yield (q * 5, k * 5, v, None), {"scale": 1.0}
+    yield (q[..., 4:5, :], k, v, None), {"scale": 0.5}
+    yield (q[..., 4:5, :], k, v, mask[..., 4:5, :]), {"scale": 0.5, "window": 5, "offset": 6}
 
 
 _attention = Op(
@@ -165,12 +172,12 @@ _self_attention = Op(
 # ---- functions -----------------------------------------------------------------------------------
 
 
-def _additive(mask, dtype):
+def additive(mask, dtype, name="attn_mask"):
     """A mask of bools, true where a key takes part, as what is added to the scores; None stays."""
     if mask is None or mask.dtype.kind == "f":
         return mask
     if mask.dtype != bool:
-        raise TypeError(f"scaled_dot_product_attention: argument 'attn_mask': expected bool or float, got {mask.dtype}")
+        raise TypeError(f"scaled_dot_product_attention: argument '{name}': expected bool or float, got {mask.dtype}")
     return OPS.cast(where(mask, 0.0, -math.inf), dtype=dtype)
 
 
@@ -211,7 +218,7 @@ def _forms(query, key, value, attn_mask, lead, shared):
     kv = (*lead[:-1], groups) if lead else ()
     q = OPS.reshape(_lead(query, lead), shape=(outer, groups, shared, *query.shape[-2:]))
     k, v = (OPS.reshape(_lead(x, kv), shape=(outer, groups, *x.shape[-2:])) for x in (key, value))
-    mask = _additive(attn_mask, query.dtype)
+    mask = additive(attn_mask, query.dtype)
     if mask is not None:
         full = (*lead, query.shape[-2], key.shape[-2])
         try:
@@ -225,14 +232,16 @@ def _forms(query, key, value, attn_mask, lead, shared):
     return q, k, v, mask
 
 
-def attention_weights(query, key, attn_mask=None, is_causal=False, scale=None):
+def attention_weights(
+    query, key, attn_mask=None, is_causal=False, scale=None, enable_gqa=False, *, window=0, offset=0
+):  # fmt: skip
     """The matrix of weights softmax(scale·query·keyᵀ + attn_mask), [..., N, M]; a row that sees no key is 0.
 
-    Shapes and errors as scaled_dot_product_attention's.
+    Arguments and errors as scaled_dot_product_attention's.
     """
-    lead, shared = _checked(query, key, key, attn_mask, 0.0, False)
+    lead, shared = _checked(query, key, key, attn_mask, 0.0, enable_gqa)
     q, k, _, mask = _forms(query, key, key, attn_mask, lead, shared)
-    p = _weights(_scores(q, k, mask, _scale(query, scale), is_causal, 0, 0))
+    p = _weights(_scores(q, k, mask, _scale(query, scale), is_causal, window, offset))
     return OPS.reshape(p, shape=(*lead, *p.shape[-2:]))
 
 
@@ -276,3 +285,14 @@ def scaled_dot_product_attention(
     else:
         y = _attention(q, k, v, mask, **options)[0]
     return OPS.reshape(y, shape=(*lead, query.shape[-2], value.shape[-1]))
+
+
+def self_attention(x, mask=None, is_causal=False, window=0):
+    """Attention of x (B, N, 3, H, D), queries, keys and values side by side, to itself: (B, N, H, D).
+
+    mask is added to the scores and broadcast to (B, H, N, N); is_causal and window as in scaled_dot_product_attention.
+    """
+    b, n, _, h, d = x.shape
+    if mask is not None:
+        mask = OPS.expand(mask, shape=(b, h, n, n))
+    return _self_attention(x, mask, scale=d**-0.5, causal=bool(is_causal), window=int(window))[0]
