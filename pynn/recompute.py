@@ -176,8 +176,8 @@ def checkpoint(fn: Callable, *args, generators: Iterable[Generator] = (), **kwar
     block.caught = _caught([ys[k] for k in live], leaves, mark)
     parts = range(0, len(block.caught), _PART)
     if len(inputs) + len(parts) > _PART or len(live) > _RESULTS:
-        raise ValueError(f"checkpoint: expected at most {_PART - len(parts)} arguments that require grad and {_RESULTS} "
-                         f"results, got {len(inputs)} and {len(live)}")  # fmt: skip
+        raise ValueError(f"checkpoint: expected at most {_PART - len(parts)} arguments that require grad and "
+                         f"{_RESULTS} results, got {len(inputs)} and {len(live)}")  # fmt: skip
     kind = type(given) if isinstance(given, (tuple, list)) else None
     given, ys = None, [y.detach() if k in live else y for k, y in enumerate(ys)]  # what the run saved goes here
     links = []

@@ -68,6 +68,7 @@ def test_stems():
     assert in_c == in_python
     machinery = {
         "__init__",
+        "checkpoint",
         "config",
         "containers",
         "functional",

@@ -75,7 +75,7 @@ def vit_cost(
 
 
 def polynomial_terms(dim: int, order: int) -> int:
-    """C(D + M, M): the coefficients of a polynomial of order M in D variables, of the order of Dᴹ (S1 §4.1; F-UND-7)."""
+    """C(D + M, M): the coefficients of a polynomial of order M in D variables, about Dᴹ/M! (S1 §4.1; F-UND-7)."""
     return math.comb(dim + order, order)
 
 

@@ -72,10 +72,8 @@ def jacobian(func: Callable, inputs):
         y = func(*xs)
     if not isinstance(y, Tensor):
         raise TypeError(f"jacobian: argument 'func': expected a function that returns a Tensor, got {type(y).__name__}")
-    if len(xs) == 1 and 0 < xs[0].size < y.size:
-        found = [_columns(y, xs[0])]
-    else:
-        found = _rows(y, xs)
+    by_columns = len(xs) == 1 and 0 < xs[0].size < y.size
+    found = [_columns(y, xs[0])] if by_columns else _rows(y, xs)
     found = [Tensor(j.reshape(*y.shape, *x.shape)) for j, x in zip(found, xs)]
     return tuple(found) if isinstance(inputs, (list, tuple)) else found[0]
 

@@ -95,8 +95,8 @@ class Flow:
         steps = [(a.gradient / b.gradient if b.gradient else 0.0, b.name) for a, b in zip(self.layers, self.layers[1:])]
         if self.verdict == "vanishing":
             worst, cure = min(steps), "ReLU-like activations, He initialization, normalization or residual connections"
-            return (f"vanishing: {text}; the early layers hardly learn. Most is lost in '{worst[1]}' (x {worst[0]:.2g}). "
-                    f"What helps: {cure}.")  # fmt: skip
+            return (f"vanishing: {text}; early layers hardly learn. Most is lost in '{worst[1]}' (x {worst[0]:.2g})."
+                    f" What helps: {cure}.")  # fmt: skip
         worst, cure = max(steps), "smaller initial weights, normalization, clipping of gradients or a smaller rate"
         return f"exploding: {text}. Most is added in '{worst[1]}' (x {worst[0]:.2g}). What helps: {cure}."
 

@@ -60,7 +60,8 @@ def gradient_noise(
     variance = float(np.mean(far))
     spread = []
     for size in sizes:
-        off = [gradient_at(lambda k=rng.integers(0, n, size): loss(k), params) - whole for _ in range(draws)]
+        batches = rng.integers(0, n, (draws, size))
+        off = [gradient_at(lambda k=k: loss(k), params) - whole for k in batches]
         spread.append(np.sqrt(np.mean([np.sum(d * d) for d in off])))
     norm = float(np.linalg.norm(whole))
     return GradientNoise(np.array(sizes), np.array(spread), variance**0.5, norm, variance / norm**2 if norm else np.inf)

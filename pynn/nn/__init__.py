@@ -22,6 +22,7 @@ from .activation import (
     Tanh,
 )
 from .batch_norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
+from .checkpoint import Checkpointed
 from .config import register
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d

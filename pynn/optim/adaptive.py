@@ -105,9 +105,16 @@ class Adagrad(_Fused):
         return {name: group[name] for name in ("lr_decay", "weight_decay", "eps", "eps_inside", "maximize")}
 
     def columns(self, s, p, group):
-        if "sum" not in s:
-            _kept(s, "sum", p).fill_(group["initial_accumulator_value"])
-        return s["sum"], _count(s)
+        return _kept(s, "sum", p), _count(s)
+
+    def add_param_group(self, param_group):
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        if group["initial_accumulator_value"]:  # before the first step, which may be recorded
+            for p in group["params"]:
+                s = self.state[p]
+                self.columns(s, p, group)
+                s["sum"].fill_(group["initial_accumulator_value"])
 
 
 class RMSprop(_Fused):
@@ -169,7 +176,7 @@ class _Moments(_Fused):
 
     effect = "moments_step"
     needed = ("step", "exp_avg", "exp_avg_sq")
-    rule: dict[str, bool]
+    rule: str  # the effect's parameter that is on
 
     def __init__(self, params, lr, betas, eps, weight_decay, decoupled_weight_decay, maximize, eps_inside, **more):
         super().__init__(
@@ -203,7 +210,7 @@ class _Moments(_Fused):
             "rectified": False,
             "momentum_decay": group.get("momentum_decay", 0.0),
             "maximize": group["maximize"],
-            **self.rule,
+            self.rule: True,
         }
 
     def columns(self, s, p, group):
@@ -221,7 +228,7 @@ class NAdam(_Moments):
     Source: Dozat, ICLR workshop 2016; the form is PyTorch's.
     """
 
-    rule = {"nesterov": True}
+    rule = "nesterov"
     needed = ("step", "mu_product", "exp_avg", "exp_avg_sq")
 
     def __init__(
@@ -248,7 +255,7 @@ class RAdam(_Moments):
     Args as Adam's. Source: Liu et al., arXiv 1908.03265; the form is PyTorch's.
     """
 
-    rule = {"rectified": True}
+    rule = "rectified"
 
     def __init__(
         self, params, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8,

@@ -115,24 +115,29 @@ class NewtonCG(Optimizer):
             raise TypeError("NewtonCG: step() needs a closure that computes the loss, and clips nothing")
         group = self.param_groups[0]
         gauss = group["curvature"] == "gauss-newton"
-        b = (GaussNewton if gauss else Hessian)(closure, group["params"])
-        self.evaluations["gradient"] += 1
-        g = b.gradient
-        norm = float(np.linalg.norm(g))
-        damping, radius = (self.damping, np.inf) if gauss else (0.0, self.radius)
-        p, self.why = steihaug(lambda v: b.matvec(v) + damping * v, g, radius, min(group["tol"], norm**0.5),
-                               int(group["max_cg"]))  # fmt: skip
-        promised = -(float(g @ p) + 0.5 * float(p @ b.matvec(p)) + 0.5 * damping * float(p @ p))
-        self.evaluations["product"] += b.products
-        b_loss, params = b.loss, b.params
-        del b  # its graph holds what the trials below need memory for
+        loss, params, p, slope, promised = self._model_step(closure, group)
         with no_grad(), Point(params) as point:
-            ratio, scale = self._search(closure, point, p, float(g @ p), b_loss, promised, gauss)
+            ratio, scale = self._search(closure, point, p, slope, loss, promised, gauss)
         self.taken = scale > 0
         if self.taken:
             Point(params).go(scale * p)
         self._adapt(ratio, float(np.linalg.norm(p)), gauss, group["factor"])
-        return b_loss
+        return loss
+
+    def _model_step(self, closure, group) -> tuple:
+        """(loss, parameters, step, slope along it, fall of the loss that the model promises). The graph goes at the
+        end: the trials that follow need its memory."""
+        gauss = group["curvature"] == "gauss-newton"
+        damping, radius = (self.damping, np.inf) if gauss else (0.0, self.radius)
+        b = (GaussNewton if gauss else Hessian)(closure, group["params"])
+        g = b.gradient
+        tol = min(group["tol"], float(np.linalg.norm(g)) ** 0.5)
+        p, self.why = steihaug(lambda v: b.matvec(v) + damping * v, g, radius, tol, int(group["max_cg"]))
+        slope = float(g @ p)
+        promised = -(slope + 0.5 * float(p @ b.matvec(p)) + 0.5 * damping * float(p @ p))
+        self.evaluations["gradient"] += 1
+        self.evaluations["product"] += b.products
+        return b.loss, b.params, p, slope, promised
 
     def _search(self, closure, point, p, slope, loss, promised, gauss) -> tuple[float, float]:
         """(fall of the loss at the whole step by what was promised, the share of the step to take; 0: none)."""
