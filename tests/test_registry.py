@@ -71,6 +71,7 @@ def test_stems():
         "checkpoint",
         "config",
         "containers",
+        "criteria",
         "functional",
         "init",
         "module",

@@ -31,7 +31,26 @@ from .embedding import Embedding, EmbeddingBag
 from .gru import GRU, GRUCell
 from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
-from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, DiceLoss, IoULoss, L1Loss, MSELoss
+from .losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    ContrastiveLoss,
+    CosineEmbeddingLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    HuberLoss,
+    IoULoss,
+    KLDivLoss,
+    L1Loss,
+    LogSquaredLoss,
+    MSELoss,
+    NLLLoss,
+    PerceptualLoss,
+    SmoothL1Loss,
+    TotalVariationLoss,
+    TripletMarginLoss,
+)
 from .lstm import LSTM, LSTMCell
 from .module import Module, Parameter
 from .pool2d import (
