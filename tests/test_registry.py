@@ -72,6 +72,7 @@ def test_stems():
         "config",
         "containers",
         "criteria",
+        "features",
         "functional",
         "init",
         "module",

@@ -15,6 +15,7 @@
  * With eps_inside the root is sqrt(x + eps). What depends on t is computed in double. See pn_list.h for the list.
  */
 #include <math.h>
+#include <string.h>
 
 #include "pn_kernel.h"
 
@@ -310,7 +311,18 @@ PN_INLINE V lamb_r(const step *s, V p, V m, V v) {
     return pn_fma(s->decay, p, s->cm * m / down);
 }
 
-/* Σ x^2 of the first n of a block's elements in double, lane by lane and then by a fixed tree */
+/* s += x^2 in double, of f32 exactly; memory of s is PN_VL sums */
+PN_INLINE void add_squares(VD *s, V x) {
+#if PN_KIND == PN_f32
+    VD lo = pn_widen_lo(x), hi = pn_widen_hi(x);
+    s[0] = pn_fma_d(lo, lo, s[0]);
+    s[1] = pn_fma_d(hi, hi, s[1]);
+#else
+    s[0] = pn_fma(x, x, s[0]);
+#endif
+}
+
+/* The sum of PN_VL lanes by a fixed tree */
 static double lanes_sum(double *lane) {
     for (int w = PN_VL / 2; w > 0; w /= 2)
         for (int i = 0; i < w; i++) lane[i] += lane[i + w];
@@ -324,16 +336,28 @@ static void lamb_means_span(const pn_list *l, const pn_array *row, int64_t base,
     const T *gp = row[G].data, *pp = row[P].data;
     T *mp = row[S0].data, *vp = row[S1].data;
     for (; lo < hi; lo += BLOCK) {
-        double of_p[PN_VL] = {0}, of_r[PN_VL] = {0};
-        for (int64_t i = lo, end = pn_min(hi, lo + BLOCK); i < end; i += PN_VL) {
-            V p = pn_load_part(pp + i, end - i, 0), m = pn_load_part(mp + i, end - i, 0);
-            V v = pn_load_part(vp + i, end - i, 0), r;
-            means(&s, pn_load_part(gp + i, end - i, 0) * s.sign, &m, &v);
+        int64_t i = lo, end = pn_min(hi, lo + BLOCK), k;
+        VD p2[2] = {{0}}, r2[2] = {{0}};
+        double of_p[PN_VL], of_r[PN_VL];
+        V p, m, v, r;
+        for (; i + PN_VL <= end; i += PN_VL) {
+            p = pn_load(pp + i), m = pn_load(mp + i), v = pn_load(vp + i);
+            __builtin_prefetch(gp + i + PN_LIST_AHEAD), __builtin_prefetch(pp + i + PN_LIST_AHEAD);
+            __builtin_prefetch(mp + i + PN_LIST_AHEAD), __builtin_prefetch(vp + i + PN_LIST_AHEAD);
+            means(&s, pn_load(gp + i) * s.sign, &m, &v);
+            add_squares(p2, p), add_squares(r2, lamb_r(&s, p, m, v));
+            pn_store(mp + i, m), pn_store(vp + i, v);
+        }
+        memcpy(of_p, p2, sizeof of_p), memcpy(of_r, r2, sizeof of_r);
+        if ((k = end - i) > 0) { /* what pads it must not count: 0 / 0 where eps is 0 */
+            p = pn_load_part(pp + i, k, 0), m = pn_load_part(mp + i, k, 0);
+            v = pn_load_part(vp + i, k, 0);
+            means(&s, pn_load_part(gp + i, k, 0) * s.sign, &m, &v);
             r = lamb_r(&s, p, m, v);
-            pn_store_part(mp + i, m, end - i), pn_store_part(vp + i, v, end - i);
-            for (int k = 0; k < pn_min(PN_VL, end - i); k++) {
-                of_p[k] += (double)p[k] * p[k];
-                of_r[k] += (double)r[k] * r[k];
+            pn_store_part(mp + i, m, k), pn_store_part(vp + i, v, k);
+            for (int j = 0; j < k; j++) {
+                of_p[j] += (double)p[j] * p[j];
+                of_r[j] += (double)r[j] * r[j];
             }
         }
         h->part[2 * ((base + lo) / BLOCK)] = lanes_sum(of_p);
@@ -349,9 +373,16 @@ static void lamb_span(const pn_list *l, const pn_array *row, int64_t base, int64
     V size = pn_set1((T)(s.lr_d * ratio));
     const T *mp = row[S0].data, *vp = row[S1].data;
     T *pp = row[P].data;
-    for (; lo < hi; lo += PN_VL) {
-        V p = pn_load_part(pp + lo, hi - lo, 0), m = pn_load_part(mp + lo, hi - lo, 0);
-        V v = pn_load_part(vp + lo, hi - lo, 0);
+    V p, m, v;
+    for (; lo + PN_VL <= hi; lo += PN_VL) {
+        p = pn_load(pp + lo), m = pn_load(mp + lo), v = pn_load(vp + lo);
+        __builtin_prefetch(pp + lo + PN_LIST_AHEAD), __builtin_prefetch(mp + lo + PN_LIST_AHEAD);
+        __builtin_prefetch(vp + lo + PN_LIST_AHEAD);
+        pn_store(pp + lo, pn_fnma(size, lamb_r(&s, p, m, v), p));
+    }
+    if (lo < hi) {
+        p = pn_load_part(pp + lo, hi - lo, 0), m = pn_load_part(mp + lo, hi - lo, 0);
+        v = pn_load_part(vp + lo, hi - lo, 0);
         pn_store_part(pp + lo, pn_fnma(size, lamb_r(&s, p, m, v), p), hi - lo);
     }
 }

@@ -28,6 +28,7 @@ from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout
 from .embedding import Embedding, EmbeddingBag
+from .features import RBF, GridFeatures, PolynomialFeatures, SetPool
 from .gru import GRU, GRUCell
 from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
