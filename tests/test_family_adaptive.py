@@ -11,7 +11,7 @@ from test_family_optim import threads, with_workers
 
 import pynn
 from pynn import nn
-from pynn.optim import LAMB, Adagrad, Lion, NAdam, RAdam, RMSprop
+from pynn.optim import LAMB, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop
 
 DTYPES = ("float32", "float64")
 
@@ -244,6 +244,26 @@ def test_bad_values_are_named(name):
     table(pynn.Tensor(np.array([1]))).sum().backward()
     with pytest.raises(RuntimeError, match=rf"{cls.__name__} does not support gradients by rows"):
         opt.step()
+
+
+def test_adam_with_eps_inside_the_root():
+    """F-OPT-6, F-OPT-7 as S1 §1.3.5–1.3.6 has them: p −= lr·(m̂/√(v̂ + ε) + λp), by the kernel of moments."""
+    for cls, options in ((Adam, {"eps": 0.1}), (AdamW, {"eps": 0.3, "weight_decay": 0.2, "betas": (0.6, 0.8)})):
+        start, grads = data(8)
+        params = leaves(start, "float64")
+        opt = cls(params, lr=0.05, eps_inside=True, **options)
+        beta1, beta2 = options.get("betas", (0.9, 0.999))
+        ps, states = [np.array(p) for p in start], [{} for _ in start]
+        for t, gs in enumerate(grads, 1):
+            set_grads(params, gs)
+            opt.step()
+            for k, g in enumerate(gs):
+                _means(g, states[k], (beta1, beta2))
+                m, v = states[k]["m"] / (1 - beta1**t), states[k]["v"] / (1 - beta2**t)
+                ps[k] = ps[k] - 0.05 * (m / np.sqrt(v + options["eps"]) + options.get("weight_decay", 0) * ps[k])
+        np.testing.assert_allclose(values(params), np.concatenate([p.ravel() for p in ps]), rtol=0, atol=1e-13)
+    with pytest.raises(ValueError, match="eps_inside or amsgrad"):
+        Adam(leaves([[1.0]], "float64"), amsgrad=True, eps_inside=True)
 
 
 def test_lamb_trust_ratio_by_hand():

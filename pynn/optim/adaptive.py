@@ -22,6 +22,10 @@ class _Fused(Optimizer):
 
     effect: str
 
+    def __init__(self, params, defaults: dict[str, Any], eps_inside: bool = False):
+        self.eps_inside = eps_inside  # not in the groups, which have PyTorch's structure
+        super().__init__(params, defaults)
+
     def options(self, group) -> dict[str, Any]:
         """The effect's parameters."""
         raise NotImplementedError
@@ -92,8 +96,8 @@ class Adagrad(_Fused):
                 "initial_accumulator_value": initial_accumulator_value,
                 "eps": eps,
                 "maximize": maximize,
-                "eps_inside": eps_inside,
             },
+            eps_inside,
         )
 
     def check(self, group):
@@ -102,7 +106,9 @@ class Adagrad(_Fused):
         check_not_negative(group, "initial_accumulator_value", "initial_accumulator_value value")
 
     def options(self, group):
-        return {name: group[name] for name in ("lr_decay", "weight_decay", "eps", "eps_inside", "maximize")}
+        return {name: group[name] for name in ("lr_decay", "weight_decay", "eps", "maximize")} | {
+            "eps_inside": self.eps_inside
+        }
 
     def columns(self, s, p, group):
         return _kept(s, "sum", p), _count(s)
@@ -150,8 +156,8 @@ class RMSprop(_Fused):
                 "momentum": momentum,
                 "centered": centered,
                 "maximize": maximize,
-                "eps_inside": eps_inside,
             },
+            eps_inside,
         )
 
     def check(self, group):
@@ -160,8 +166,8 @@ class RMSprop(_Fused):
         check_not_negative(group, "momentum", "momentum value")
 
     def options(self, group):
-        names = ("alpha", "momentum", "weight_decay", "eps", "eps_inside", "centered", "maximize")
-        return {name: group[name] for name in names}
+        names = ("alpha", "momentum", "weight_decay", "eps", "centered", "maximize")
+        return {name: group[name] for name in names} | {"eps_inside": self.eps_inside}
 
     def columns(self, s, p, group):
         return (
@@ -189,8 +195,8 @@ class _Moments(_Fused):
                 **more,
                 "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
-                "eps_inside": eps_inside,
             },
+            eps_inside,
         )
 
     def check(self, group):
@@ -203,7 +209,7 @@ class _Moments(_Fused):
             "beta1": beta1,
             "beta2": beta2,
             "eps": group["eps"],
-            "eps_inside": group["eps_inside"],
+            "eps_inside": self.eps_inside,
             "weight_decay": group["weight_decay"],
             "decoupled": group["decoupled_weight_decay"],
             "nesterov": False,
@@ -324,8 +330,8 @@ class LAMB(_Fused):
                 "eps": eps,
                 "weight_decay": weight_decay,
                 "maximize": maximize,
-                "eps_inside": eps_inside,
             },
+            eps_inside,
         )
 
     def check(self, group):
@@ -334,8 +340,9 @@ class LAMB(_Fused):
 
     def options(self, group):
         beta1, beta2 = group["betas"]
-        names = ("eps", "eps_inside", "weight_decay", "maximize")
-        return {"beta1": beta1, "beta2": beta2, **{name: group[name] for name in names}}
+        names = ("eps", "weight_decay", "maximize")
+        own = {"beta1": beta1, "beta2": beta2, "eps_inside": self.eps_inside}
+        return own | {name: group[name] for name in names}
 
     def columns(self, s, p, group):
         return _kept(s, "exp_avg", p), _kept(s, "exp_avg_sq", p), _count(s)
