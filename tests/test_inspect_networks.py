@@ -201,6 +201,34 @@ def test_gradient_flow_callback(tmp_path):
     assert (tmp_path / "flow.png").stat().st_size > 1000
 
 
+def test_callbacks_go_on_in_a_resumed_run(tmp_path):
+    """What was recorded before is part of the checkpoint, and the whole is that of a run that never stopped."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 3)).astype("f4")
+    y = x.sum(1, keepdims=True)
+
+    def trainer():
+        pynn.manual_seed(0)
+        model = nn.Linear(3, 1)
+        both = [inspect.GradientFlow(bins=4), inspect.Trajectory(every=1)]
+        return both, Trainer(model, nn.MSELoss(), pynn.optim.SGD(model.parameters(), lr=0.1), callbacks=both)
+
+    (flow, way), whole = trainer()
+    whole.fit(x, y, epochs=3, batch_size=10, progress=False)
+    _, first = trainer()
+    first.fit(x, y, epochs=2, batch_size=10, progress=False)
+    first.save(tmp_path / "run")
+    (flow2, way2), again = trainer()
+    again.load(tmp_path / "run")
+    again.resume(x, y, epochs=3, progress=False)
+    assert flow2.steps == flow.steps == list(range(1, 13))
+    assert flow2.ratios == flow.ratios
+    assert way2.steps == way.steps
+    np.testing.assert_array_equal(way2.points, way.points)
+    for a, b in zip(flow.histograms["weight"], flow2.histograms["weight"], strict=True):
+        np.testing.assert_array_equal(a[0], b[0])
+
+
 # ---- noise ---------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,13 @@ class GradientFlow(Callback):
     def _keep(self, run) -> None:
         self._before = {name: _values(p) for name, p in run.model.named_parameters()}
 
+    def state_dict(self):
+        return {"steps": self.steps, "norms": self.norms, "ratios": self.ratios, "histograms": self.histograms}
+
+    def load_state_dict(self, state):
+        self.steps, self.norms, self.ratios = state["steps"], state["norms"], state["ratios"]
+        self.histograms = {name: [tuple(h) for h in rows] for name, rows in state["histograms"].items()}
+
     def table(self) -> str:
         """Medians over the steps recorded, a line for each parameter."""
         width = max(map(len, self.norms), default=9)
@@ -114,8 +121,15 @@ class Trajectory(Callback):
         self.points.append(np.concatenate(parts).astype(np.float32))
 
     def on_fit_begin(self, run):
-        self._add(run)
+        if not self.steps or self.steps[-1] != run.step:  # a resumed run begins at the last point
+            self._add(run)
 
     def on_step_end(self, run):
         if run.step % self.every == 0:
             self._add(run)
+
+    def state_dict(self):
+        return {"steps": self.steps, "losses": self.losses, "points": self.points}
+
+    def load_state_dict(self, state):
+        self.steps, self.losses, self.points = state["steps"], state["losses"], state["points"]
