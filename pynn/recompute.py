@@ -60,7 +60,8 @@ class _Block:
     def __init__(self, fn: Callable, args: tuple, kwargs: dict, generators: list):
         self.fn, self.kwargs, self.generators = fn, kwargs, generators
         self.places = [k for k, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
-        self.args = [a.detach() if isinstance(a, Tensor) else a for a in args]
+        # those of places are the node's inputs, which go when it was walked
+        self.args = [None if k in self.places else a for k, a in enumerate(args)]
         self.keys = [OPS.copy(g._state) for g in generators]
         self.caught: list[Tensor] = []
         self.live: list[int] = []

@@ -159,6 +159,25 @@ def test_memory_of_deep_blocks():
     assert held(pynn.checkpoint) < held(plain) / 3
 
 
+def test_memory_goes_with_the_walk():
+    """A loss that is kept keeps nothing of the block once it was walked."""
+    x = Tensor(RNG.standard_normal((256, 64)).astype("f4"), requires_grad=True)
+    before = _core.alloc_stats()["live"]
+    loss = pynn.checkpoint(nn.Tanh(), x * 2.0).sum()
+    loss.backward()
+    x.grad = None
+    assert _core.alloc_stats()["live"] - before < x.size * 4 / 2
+
+
+def test_gradients_by_rows():
+    table = nn.Embedding(10, 4, sparse=True)
+    index = Tensor(np.array([1, 3, 3]))
+    pynn.checkpoint(lambda i: table(i) * 3.0, index).sum().backward()
+    assert type(table.weight.grad) is pynn.RowGradient
+    rows = table.weight.grad._rows.numpy_copy()
+    np.testing.assert_array_equal(rows[:2], np.array([3.0, 6.0])[:, None] * np.ones(4))
+
+
 def test_plans_replay_it():
     """The second run is recorded with the step; random numbers go on from step to step."""
     x = Tensor(X.astype("f4"))
