@@ -32,6 +32,33 @@ def test_backpropagation():
     assert found["product"] == [-1.0, -1.0]
 
 
+def test_jacobians():
+    """F-EX-3, F-AD-5: §3.6.3's gradient, which the product of the Jacobians and backpropagation both give."""
+    found = lesson("s1_3_jacobians").main(short=True)
+    assert found["J1"].tolist() == [[1.0, 2.0], [-0.5, 1.5]]
+    assert np.round(found["J2"], 6).tolist() == [[0.016535, -0.028345], [0.000543, 0.000148]]
+    for way in ("by product", "by backpropagation"):
+        np.testing.assert_allclose(found[way], [-0.00287601, 0.00096332], atol=5e-9)
+    np.testing.assert_allclose(found["network"], found["J3"] @ found["J2"] @ found["J1"], rtol=1e-12)
+
+
+def test_dimensions():
+    """F-UND-7, F-LAY-15: Tables 4.1 and 4.2, and bumps that no longer reach each other."""
+    found = lesson("s1_4_dimensions").main(short=True)
+    assert found["coefficients of a cubic"][100] == 176851
+    assert found["cells of a grid of 10"][10] == 10**10
+    errors = found["error of 200 bumps"]
+    assert errors[1] < errors[2] < errors[5] < errors[20]
+    assert errors[2] < 0.01 < 0.1 < errors[20]
+
+
+def test_vit():
+    """F-UND-9."""
+    found = lesson("s1_7_vit").main(short=True)
+    assert (found["Tiny/16"].attention_entries, found["Tiny/8"].attention_entries) == (116427, 1848675)
+    assert found["Tiny/8"].attention_flops / found["Tiny/16"].attention_flops == (785 / 197) ** 2
+
+
 def test_gradients(tmp_path):
     """F-UND-4: gradient descent zig-zags with the factor 1 − ηλ; Newton needs a few steps. F-TR-4: sigmoids vanish."""
     module = lesson("s1_5_gradients")
