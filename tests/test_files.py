@@ -145,7 +145,11 @@ def sample_of(cls):
     """An instance of any class of pynn.nn: 4 for what it must be told, a layer where it asks for one."""
     known = [p for p in inspect.signature(cls).parameters.values() if p.default is p.empty and p.kind <= 1]
     layers = {"encoder_layer": "TransformerEncoderLayer", "decoder_layer": "TransformerDecoderLayer"}
-    values = {p.name: sample_of(getattr(nn, layers[p.name])) for p in known if p.name in layers} | {"mode": "LSTM"}
+    values = {p.name: sample_of(getattr(nn, layers[p.name])) for p in known if p.name in layers} | {
+        "mode": "LSTM",
+        "features": nn.Identity(),
+        "block": nn.Identity(),
+    }
     return cls(*[values.get(p.name, 4) for p in known])
 
 

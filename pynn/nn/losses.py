@@ -269,6 +269,8 @@ class PerceptualLoss(Module):
 
     def __init__(self, features: Module, distance: Callable | None = None):
         super().__init__()
+        if not isinstance(features, Module):
+            raise TypeError(f"PerceptualLoss: argument 'features': expected a Module, got {type(features).__name__}")
         self.features = features.eval().requires_grad_(False)
         self.distance = distance or F.mse_loss
 
