@@ -33,13 +33,14 @@ from .random import (
     randperm,
     uniform,
 )  # fmt: skip
+from .recompute import checkpoint
 from .sparse import RowGradient
 from .tensor import Tensor, from_dlpack, from_numpy, tensor
 
 globals().update(ops.FUNCTIONS)  # pynn.add, pynn.exp, pynn.sum, pynn.cat, …
 
 # loaded when first asked for, so that `import pynn` costs little more than `import numpy`
-_LAZY = ("data", "models", "nn", "optim", "train")
+_LAZY = ("data", "inspect", "models", "nn", "optim", "train")
 _LAZY_NAMES = {"Session": "session", "load": "nn.saving", "save": "nn.saving"}
 
 

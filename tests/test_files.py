@@ -146,7 +146,11 @@ def sample_of(cls):
     told = list(inspect.signature(cls.__init__).parameters.values())[1:]  # Python 3.10 reads __new__ of the class
     known = [p for p in told if p.default is p.empty and p.kind <= 1]
     layers = {"encoder_layer": "TransformerEncoderLayer", "decoder_layer": "TransformerDecoderLayer"}
-    values = {p.name: sample_of(getattr(nn, layers[p.name])) for p in known if p.name in layers} | {"mode": "LSTM"}
+    values = {p.name: sample_of(getattr(nn, layers[p.name])) for p in known if p.name in layers} | {
+        "mode": "LSTM",
+        "features": nn.Identity(),
+        "block": nn.Identity(),
+    }
     return cls(*[values.get(p.name, 4) for p in known])
 
 

@@ -251,6 +251,9 @@ class Node:
 class Wanted:  # the engine's own
     def __init__(self, xs: list[TensorBase], order: list[Node]) -> None: ...
 
+def linked(
+    op: OpBase, xs: tuple[TensorBase | None, ...], params: dict[str, Any], ys: list[TensorBase], save_in: int
+) -> None: ...
 def node_number(n: Node) -> int: ...
 def run_backward(
     ys: list[Any],

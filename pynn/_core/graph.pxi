@@ -189,6 +189,24 @@ cdef int record(OpBase op, tuple xs, dict params, tuple outs, int save_in, int s
     return 0
 
 
+def linked(OpBase op not None, tuple xs not None, dict params not None, list ys not None, int save_in):
+    """Makes ys, tensors without history, the results of a node of op with inputs xs, of which save_in are saved.
+
+    For values that were computed by other means: op's vjp alone is asked.
+    """
+    cdef TensorBase t
+    if op.vjp is None or len(xs) > op.n_in or len(ys) > op.n_out:
+        raise ValueError(f"{op.name}: expected an op with a vjp and at most {op.n_in} inputs and {op.n_out} results, "
+                         f"got {len(xs)} and {len(ys)}")
+    for t in ys:
+        if asks_grad(t):
+            raise ValueError(f"{op.name}: expected results without history, got one of {node_name(t.node)}")
+    for t in xs:
+        if t is not None and t.storage is None and t.node is None:
+            check_values(t)
+    record(op, xs, params, ys, save_in, 0)
+
+
 cdef TensorBase shadow_of(Node n, int k, object out):
     if out is None:
         return None

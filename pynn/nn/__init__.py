@@ -23,15 +23,36 @@ from .activation import (
 )
 from .attention import KeyValueCache, MultiheadAttention
 from .batch_norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d
+from .checkpoint import Checkpointed
 from .config import register
 from .containers import ModuleDict, ModuleList, ParameterList, Sequential
 from .conv2d import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout
 from .embedding import Embedding, EmbeddingBag
+from .features import RBF, GridFeatures, PolynomialFeatures, SetPool
 from .gru import GRU, GRUCell
 from .layer_norm import LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
-from .losses import BCELoss, BCEWithLogitsLoss, CrossEntropyLoss, DiceLoss, IoULoss, L1Loss, MSELoss
+from .losses import (
+    BCELoss,
+    BCEWithLogitsLoss,
+    ContrastiveLoss,
+    CosineEmbeddingLoss,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    HuberLoss,
+    IoULoss,
+    KLDivLoss,
+    L1Loss,
+    LogSquaredLoss,
+    MSELoss,
+    NLLLoss,
+    PerceptualLoss,
+    SmoothL1Loss,
+    TotalVariationLoss,
+    TripletMarginLoss,
+)
 from .lstm import LSTM, LSTMCell
 from .module import Module, Parameter
 from .pool2d import (

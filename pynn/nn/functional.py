@@ -45,6 +45,8 @@ from ..ops.pool2d import (
 )
 from ..ops.resize2d import interpolate, pad, pixel_shuffle, pixel_unshuffle
 from ..ops.softmax import log_softmax, softmax
+from . import criteria
+from .criteria import *  # noqa: F403
 
 __all__ = [
     "adaptive_avg_pool1d",
@@ -99,3 +101,4 @@ __all__ = [
     "softplus",
     "tanh",
 ]
+__all__ += criteria.__all__

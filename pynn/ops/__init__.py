@@ -5,6 +5,7 @@ from .. import tensor as _tensor
 from ..op import OPS
 from . import (
     activation,
+    adaptive,
     attention,
     augment,
     batch_norm,

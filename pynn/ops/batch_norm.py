@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from ..op import OPS, Effect, Op
+from ..recompute import recomputing
 from ..tensor import Tensor
 
 __all__ = ["batch_norm", "group_norm", "instance_norm"]
@@ -304,6 +305,8 @@ def _check_statistics(name, running_mean, running_var, needed):
 
 
 def _update(x, mean, var, running_mean, running_var, momentum, tracked):
+    if recomputing():
+        return
     count = x.size // max(1, x.shape[1])
     OPS.bn_update(mean, var, running_mean, running_var, tracked, momentum=momentum, count=float(count))
 
@@ -393,7 +396,7 @@ def instance_norm(
         raise ValueError(f"instance_norm: argument 'input': expected more than 1 value for each item and channel, got "
                          f"shape {input.shape}")  # fmt: skip
     y, mean, var = _group_norm(x, weight, bias, num_groups=c, eps=float(eps))
-    if running_mean is not None and x.size:
+    if running_mean is not None and x.size and not recomputing():
         with_items = OPS.sum_to(mean, shape=(1, 2, c)).reshape(2, c) / float(n)
         args = with_items, OPS.sum_to(var, shape=(1, c)).reshape(c) / float(n), running_mean, running_var, None
         OPS.bn_update(*args, momentum=float(momentum), count=float(h * w))

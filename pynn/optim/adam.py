@@ -32,6 +32,7 @@ class Adam(Optimizer):
         weight_decay: λ; adds λ·p to the gradient (L2 penalty), or scales p by 1 − lr·λ with decoupled_weight_decay.
         amsgrad: divide by the largest mean square so far.
         maximize: ascend.
+        eps_inside: √(v̂ + eps) in place of √v̂ + eps, as S1 §1.3.5 has it; not with amsgrad or gradients by rows.
 
     Of a table whose gradient is by rows (nn.Embedding with sparse=True) the rows of the gradient alone are updated,
     and their moments and decay with them; all count one step.
@@ -55,7 +56,9 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
+        eps_inside: bool = False,
     ):
+        self.eps_inside = eps_inside  # not in the groups, which have PyTorch's structure
         super().__init__(
             params,
             {
@@ -72,6 +75,8 @@ class Adam(Optimizer):
     def check(self, group):
         _check_adam(group)
         check_not_negative(group, "weight_decay", "weight_decay value")
+        if self.eps_inside and group["amsgrad"]:
+            raise ValueError("Adam: expected eps_inside or amsgrad, got both")
 
     def update(self, group):
         amsgrad, state, lr = group["amsgrad"], self.state, group.lr_tensor
@@ -97,10 +102,17 @@ class Adam(Optimizer):
                 s["max_exp_avg_sq"] = _core.zeros_as(p)
             row = p, s["exp_avg"], s["exp_avg_sq"], s["max_exp_avg_sq"] if amsgrad else None, s["step"]
             if type(g) is RowGradient:
+                if self.eps_inside:
+                    raise RuntimeError("Adam does not support eps_inside with gradients by rows")
                 OPS.adam_rows_step(lr, self._scale, g._rows, g._index, *row, **options)
             else:
                 rows.append((g, *row))
-        _core.run_list(OPS.adam_step, (lr, self._scale), rows, options)
+        if self.eps_inside:
+            del options["amsgrad"]
+            rules = {"eps_inside": True, "nesterov": False, "rectified": False, "momentum_decay": 0.0}
+            _core.run_list(OPS.moments_step, (lr, self._scale), rows, options | rules)
+        else:
+            _core.run_list(OPS.adam_step, (lr, self._scale), rows, options)
 
 
 def _start(p, s):
@@ -126,8 +138,12 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        eps_inside: bool = False,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, decoupled_weight_decay=True,
+            eps_inside=eps_inside,
+        )  # fmt: skip
 
 
 class SparseAdam(Optimizer):

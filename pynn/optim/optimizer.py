@@ -275,9 +275,9 @@ def zero_number() -> Tensor:
 def _as_state(p: Tensor, index: int, name: str, value) -> Tensor | float:
     """A loaded value as state of p: 0-d ones as numbers in float64, large ones as p lies in memory."""
     value = value._array() if isinstance(value, Tensor) else np.asarray(value)
-    if name == "step":
+    if name in ("step", "mu_product"):
         if value.size != 1:
-            raise ValueError(f"load_state_dict: state {index}, 'step': expected one number, got shape {value.shape}")
+            raise ValueError(f"load_state_dict: state {index}, {name!r}: expected one number, got shape {value.shape}")
         return tensor(value.reshape(()), float64)
     if value.shape != p.shape:
         raise ValueError(

@@ -1,0 +1,100 @@
+"""S1 chapter 6: ridge and early stopping as spectral filters, L1 against L2, and double descent.
+
+python docs/lessons/s1_6_regularization.py [--picture PATH]
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+import pynn
+from pynn import Tensor, inspect, nn
+from pynn.optim import L1, L2, SGD
+
+
+def filters(strength: float = 0.05, rate: float = 0.5) -> dict[str, np.ndarray]:
+    """§6.3, §6.5.3: what is left of 1/σ: ridge, and gradient descent stopped after 1/(η·λ) steps, are nearly alike."""
+    s = np.logspace(-2, 0, 25)
+    steps = round(1 / (rate * strength))
+    return {
+        "σ": s,
+        "ridge": s * inspect.ridge_filter(s, strength),
+        "early stopping": s * inspect.early_stopping_filter(s, rate, steps),
+    }
+
+
+def sparse(penalty, steps: int) -> np.ndarray:
+    """§6.10: weights found where 3 of 20 inputs matter."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 20))
+    y = x[:, :3] @ np.array([[2.0], [-1.0], [1.5]]) + 0.1 * rng.standard_normal((60, 1))
+    model = nn.Linear(20, 1, bias=False).double()
+    pynn.nn.init.zeros_(model.weight)
+    optimizer = SGD(model.parameters(), lr=0.05)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (nn.functional.mse_loss(model(Tensor(x)), Tensor(y)) + penalty(model)).backward()
+        optimizer.step()
+    return model.weight.numpy_copy()[0]
+
+
+def double_descent(widths, samples: int = 40, draws: int = 8) -> dict[int, float]:
+    """§6.14.3: the test error of the least-norm fit on random ReLU features, swept past `samples` of them."""
+    found = {}
+    for width in widths:
+        errors = []
+        for k in range(draws):
+            pynn.manual_seed(k)
+            features = nn.Sequential(nn.Linear(5, width), nn.ReLU()).double()
+            rng = np.random.default_rng(k)
+            x, beyond, beta = rng.standard_normal((samples, 5)), rng.standard_normal((500, 5)), rng.standard_normal(5)
+            y = x @ beta + 0.3 * rng.standard_normal(samples)
+            with pynn.no_grad():
+                a, b = features(Tensor(x)).numpy_copy(), features(Tensor(beyond)).numpy_copy()
+            weights = np.linalg.lstsq(a, y, rcond=None)[0]
+            errors.append(np.mean((b @ weights - beyond @ beta) ** 2))
+        found[width] = float(np.median(errors))
+    return found
+
+
+def main(short: bool = False) -> dict:
+    steps = 400 if short else 3000
+    widths = (5, 15, 40, 160, 640) if short else (5, 10, 15, 20, 30, 35, 40, 45, 60, 80, 160, 320, 640, 1280)
+    return {
+        "filters": filters(),
+        "L1": sparse(L1(0.2), steps),
+        "L2": sparse(L2(0.2), steps),
+        "errors": double_descent(widths, draws=4 if short else 12),
+    }
+
+
+def draw(found: dict, path: str) -> None:
+    from pynn.inspect._figures import figure
+
+    with figure(path, 1, 3) as axes:
+        f = found["filters"]
+        for name in ("ridge", "early stopping"):
+            axes[0].semilogx(f["σ"], f[name], label=name)
+        axes[0].set(xlabel="singular value", ylabel="share that is kept")
+        axes[0].legend()
+        for k, name in enumerate(("L1", "L2")):
+            axes[1].bar(np.arange(20) + 0.4 * k, found[name], 0.4, label=name)
+        axes[1].set(xlabel="weight")
+        axes[1].legend()
+        axes[2].loglog(list(found["errors"]), list(found["errors"].values()), "o-")
+        axes[2].set(xlabel="random features (40 samples)", ylabel="test error")
+
+
+if __name__ == "__main__":
+    result = main()
+    print("σ       ridge   early stopping")
+    for row in zip(*result["filters"].values()):
+        print("  ".join(f"{v:.4f}" for v in row))
+    for name in ("L1", "L2"):
+        print(name, np.round(result[name], 3))
+    for width, error in result["errors"].items():
+        print(f"{width:5} features: test error {error:.4f}")
+    if "--picture" in sys.argv:
+        draw(result, sys.argv[sys.argv.index("--picture") + 1])
