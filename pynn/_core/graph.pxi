@@ -204,7 +204,7 @@ def linked(OpBase op not None, tuple xs not None, dict params not None, list ys 
     for t in xs:
         if t is not None and t.storage is None and t.node is None:
             check_values(t)
-    record(op, xs, params, ys, save_in, 0)
+    record(op, xs, params, tuple(ys), save_in, 0)
 
 
 cdef TensorBase shadow_of(Node n, int k, object out):
