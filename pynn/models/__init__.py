@@ -8,4 +8,4 @@ from .lstm_classifier import LSTMClassifier
 from .resnet import BasicBlock, Bottleneck, ResNet, resnet18, resnet34, resnet50
 from .seq2seq import Seq2Seq
 from .unet import UNet
-from .vit import ViT, vit_base, vit_cost, vit_small, vit_tiny
+from .vit import ViT, vit_base, vit_small, vit_tiny

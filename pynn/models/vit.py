@@ -12,7 +12,7 @@ from ..op import OPS
 from ..ops.index import cat
 from .blocks import Block
 
-__all__ = ["ViT", "vit_base", "vit_cost", "vit_small", "vit_tiny"]
+__all__ = ["ViT", "vit_base", "vit_small", "vit_tiny"]
 
 
 class PatchEmbed(nn.Module):
@@ -191,43 +191,3 @@ def vit_small(num_classes: int = 1000, **options) -> ViT:
 def vit_base(num_classes: int = 1000, **options) -> ViT:
     """ViT-B/16: width 768, 12 blocks, 12 heads; options as ViT's."""
     return ViT(num_classes=num_classes, **options)
-
-
-def vit_cost(
-    img_size: int = 224, patch_size: int = 16, embed_dim: int = 192, depth: int = 12, num_heads: int = 3,
-    mlp_ratio: float = 4.0, in_chans: int = 3, num_classes: int = 1000,
-) -> dict:  # fmt: skip
-    """What a ViT with a class token and global attention costs for one image, without running it.
-
-    Returns:
-        tokens N = (img_size/patch_size)² + 1; head_dim d = D/h; attention_entries h·N² of a block's weights, which the
-        kernel never holds at once; parameters; activations: numbers that a training step keeps for its backward pass
-        in a block, at least; flops (2 for a multiplication and addition) in all and of each part: patches, qkv,
-        attention (4·N²·D a block), proj, mlp (4·N·D·r·D a block), head.
-
-    Raises:
-        ValueError: sizes that do not fit.
-
-    Source: S1 §7.2–7.7.
-    """
-    for name, n in (("img_size", img_size), ("patch_size", patch_size), ("embed_dim", embed_dim), ("depth", depth)):
-        as_count("vit_cost", name, n)
-    if img_size % patch_size:
-        raise ValueError(f"vit_cost: argument 'patch_size': expected a divisor of {img_size}, got {patch_size}")
-    d, _ = nn.attention.heads_of("vit_cost", embed_dim, num_heads, None)
-    patches, width, hidden = (img_size // patch_size) ** 2, embed_dim, int(mlp_ratio * embed_dim)
-    n, pixels = patches + 1, in_chans * patch_size**2
-    flops = {
-        "patches": 2 * patches * pixels * width,
-        "qkv": depth * 6 * n * width * width,
-        "attention": depth * 4 * n * n * width,
-        "proj": depth * 2 * n * width * width,
-        "mlp": depth * 4 * n * width * hidden,
-        "head": 2 * width * num_classes,
-    }
-    block = 4 * width + 4 * width * width + 4 * width + 2 * width * hidden + hidden + width  # norms, attention, mlp
-    parameters = pixels * width + width + (n + 1) * width + depth * block + 2 * width + (width + 1) * num_classes
-    return {
-        "tokens": n, "head_dim": d, "attention_entries": num_heads * n * n, "parameters": parameters,
-        "activations": n * (8 * width + 2 * hidden) + num_heads * n, "flops": sum(flops.values()), **flops,
-    }  # fmt: skip
