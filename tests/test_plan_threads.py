@@ -66,15 +66,15 @@ def test_a_short_replay_keeps_the_gil():
 
     def work(k):
         count[0] += 1
+        time.sleep(0)  # gives the GIL back at once
 
-    with at_work(1, work):
+    with switching(60), at_work(1, work):  # no thread is made to give it
         while not count[0]:
             time.sleep(0.001)
-        with switching(60):  # only who gives the GIL away loses it
-            before = count[0]
-            for _ in range(3000):
-                step(x, y)
-            after = count[0]
+        before = count[0]
+        for _ in range(3000):
+            step(x, y)
+        after = count[0]
     assert after == before
 
 

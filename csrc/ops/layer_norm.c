@@ -201,7 +201,7 @@ PN_INLINE void back_row(const norm *a, int64_t r, int centre, int far, T *dw, T 
         n, if (far) FETCH(x + n); V g = LOAD(dy, 0); V h = H;
         if (dw) STORE(dw, pn_fma(g, h, LOAD(dw, 0))); if (db) STORE(db, LOAD(db, 0) + g); if (dx) {
             V weight = w ? LOAD(w, 0) : pn_set1(1);
-            g = pn_fnma(h, c2, centre ? pn_fma(g, weight, -c1) : g * weight) * s;
+            g = pn_fnma(h, c2, centre ? g * weight - c1 : g * weight) * s;
             if (far)
                 PUT(dx, g);
             else
