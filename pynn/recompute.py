@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from . import _core
 from .autograd import enable_grad, is_grad_enabled
@@ -62,6 +62,7 @@ class _Block:
         self.places = [k for k, a in enumerate(args) if isinstance(a, Tensor) and a.requires_grad]
         # those of places are the node's inputs, which go when it was walked
         self.args = [None if k in self.places else a for k, a in enumerate(args)]
+        self.versions = [(k, a._version) for k, a in enumerate(self.args) if isinstance(a, Tensor)]
         self.keys = [OPS.copy(g._state) for g in generators]
         self.caught: list[Tensor] = []
         self.live: list[int] = []
@@ -70,6 +71,9 @@ class _Block:
     def run(self, inputs: list[Tensor]):
         """What fn gives, with inputs as those arguments that require grad."""
         args = list(self.args)
+        for k, version in self.versions:
+            if args[k]._version != version:
+                raise RuntimeError(f"checkpoint: argument {k} of shape {args[k].shape} was changed in place afterwards")
         for k, x in zip(self.places, inputs):
             args[k] = x
         with enable_grad():
@@ -84,14 +88,15 @@ class _Block:
             if not x.requires_grad:
                 x.requires_grad = True
             xs.append(x)
+        since = _core.next_number()  # older nodes are the outer walk's
         with _again(self.generators, self.keys):
-            ys = _listed(self.run(xs))
+            ys = _tensors(self.run(xs))
         pairs = [(ys[k], d) for k, d in zip(self.live, dys) if ys[k].requires_grad]
         wanted = xs + self.caught
         gs = [None] * len(wanted)
         if pairs:
             gs = _core.run_backward([y for y, _ in pairs], [d for _, d in pairs], wanted, deeper, deeper, True,
-                                    "checkpoint")  # fmt: skip
+                                    "checkpoint", since)  # fmt: skip
         self.found = gs[len(xs) :]
         return gs[: len(xs)]
 
@@ -115,14 +120,35 @@ _BLOCK = Op("checkpoint", _INS, " ".join(f"y{k}[...]:*" for k in range(_RESULTS)
 _LINK = Op("checkpoint_link", _INS, "y[]:*", vjp=_link_vjp, register=False, doc="What a checkpointed function catches.")
 
 
-def _listed(ys) -> list:
-    return list(ys) if isinstance(ys, (tuple, list)) else [ys]
+def _tensors(given: Any) -> list[Tensor]:
+    """The Tensors in what a function gave, which may be tuples, lists and dicts of them."""
+    if isinstance(given, Tensor):
+        return [given]
+    parts = given.values() if isinstance(given, dict) else given if isinstance(given, (tuple, list)) else ()
+    return [t for part in parts for t in _tensors(part)]
+
+
+def _with(given: Any, ys: Iterator[Tensor]) -> Any:
+    """given with the next of ys for each Tensor."""
+    if isinstance(given, Tensor):
+        return next(ys)
+    if isinstance(given, dict):
+        return {k: _with(v, ys) for k, v in given.items()}
+    if isinstance(given, (tuple, list)):
+        parts = [_with(v, ys) for v in given]
+        return type(given)(*parts) if hasattr(given, "_fields") else type(given)(parts)
+    return given
 
 
 def _caught(ys: list[Tensor], inputs: list[Tensor], since: int) -> list[Tensor]:
     """Tensors that require grad, were there before the run that made ys, and are not among its inputs."""
     known, caught, seen = {id(x) for x in inputs}, {}, set()
-    todo = [y.grad_fn for y in ys if y.grad_fn is not None]
+    todo = []
+    for y in ys:
+        if y.grad_fn is not None and _core.node_number(y.grad_fn) >= since:
+            todo.append(y.grad_fn)
+        elif id(y) not in known:
+            caught.setdefault(id(y) if y.grad_fn is None else (y.grad_fn, _core.output_index(y)), y)
     while todo:
         node = todo.pop()
         if node in seen:
@@ -143,8 +169,8 @@ def checkpoint(fn: Callable, *args, generators: Iterable[Generator] = (), **kwar
     """fn(*args, **kwargs), of which nothing but the arguments is kept for backward, which runs fn once more.
 
     Args:
-        fn: a block: a Module, or any function of Tensors that gives a Tensor or several (6 at most that require
-            grad). It must compute the same again: its random numbers are those of the default generator.
+        fn: a block: a Module, or any function of Tensors that gives a Tensor or several, also nested (6 at most that
+            require grad). It must compute the same again: its random numbers are those of the default generator.
         args: up to 16 Tensors that require grad, and whatever else fn takes.
         generators: further generators from which fn takes keys.
 
@@ -156,8 +182,8 @@ def checkpoint(fn: Callable, *args, generators: Iterable[Generator] = (), **kwar
     between the runs changes its gradients; a second walk (retain_graph) runs it a third time.
 
     Raises:
-        ValueError: more arguments or results than that. RuntimeError, in backward: an argument or parameter was
-        changed in place meanwhile.
+        ValueError: more arguments or results than that. RuntimeError, in backward: an argument, or a
+        tensor that fn depends on besides, was changed in place meanwhile.
 
     Source: Chen et al., arXiv 1604.06174; S4 Memory; F-AD-9.
     """
@@ -168,10 +194,10 @@ def checkpoint(fn: Callable, *args, generators: Iterable[Generator] = (), **kwar
     block = _Block(fn, args, kwargs, [default_generator, *generators])
     inputs = [args[k] for k in block.places]
     leaves = [x.detach().requires_grad_() for x in inputs]
-    mark = _core.node_number(OPS.alias(Tensor(0.0, requires_grad=True)).grad_fn)
+    mark = _core.next_number()
     given = block.run(leaves)
-    ys = _listed(given)
-    block.live = live = [k for k, y in enumerate(ys) if isinstance(y, Tensor) and y.requires_grad]
+    ys = _tensors(given)
+    block.live = live = [k for k, y in enumerate(ys) if y.requires_grad]
     if not live:
         return given
     block.caught = _caught([ys[k] for k in live], leaves, mark)
@@ -179,14 +205,13 @@ def checkpoint(fn: Callable, *args, generators: Iterable[Generator] = (), **kwar
     if len(inputs) + len(parts) > _PART or len(live) > _RESULTS:
         raise ValueError(f"checkpoint: expected at most {_PART - len(parts)} arguments that require grad and "
                          f"{_RESULTS} results, got {len(inputs)} and {len(live)}")  # fmt: skip
-    kind = type(given) if isinstance(given, (tuple, list)) else None
-    given, ys = None, [y.detach() if k in live else y for k, y in enumerate(ys)]  # what the run saved goes here
+    ys = [y.detach() if k in live else y for k, y in enumerate(ys)]
+    given = _with(given, iter(ys))  # what the run saved goes here
     links = []
     for first in parts:
         link, some = Tensor(0.0), tuple(block.caught[first : first + _PART])
-        saved = sum(1 << k for k, t in enumerate(some) if t.is_leaf)
-        _core.linked(_LINK, some, {"block": block, "first": first}, [link], saved)
+        _core.linked(_LINK, some, {"block": block, "first": first}, [link], (1 << len(some)) - 1)
         links.append(link)
     n = len(inputs)
     _core.linked(_BLOCK, (*inputs, *links), {"block": block, "inputs": n}, [ys[k] for k in live], (1 << n) - 1)
-    return ys[0] if kind is None else kind(ys)
+    return given

@@ -1,5 +1,7 @@
 """Activation checkpointing: F-AD-9. Everything equals the plain block bit for bit."""
 
+from collections import namedtuple
+
 import numpy as np
 import pytest
 from optim_helpers import values
@@ -225,3 +227,52 @@ def test_checkpointed_module():
         np.testing.assert_array_equal(a, b.numpy_copy())
     wrapped.eval()
     assert wrapped(x).grad_fn.name != "checkpoint"
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_captured_tensor_and_its_ancestor(create_graph):
+    """The block's own walk ends where it began: what is below is the outer walk's."""
+    w = Tensor(np.array([1.0, 2.0, 3.0]), requires_grad=True)
+    x = Tensor(np.array([10.0, 20.0, 30.0]), requires_grad=True)
+    z = w * 2
+
+    def block(q):
+        return q * z + w
+
+    for _ in range(2):  # z's graph is as it was
+        gs = [
+            pynn.grad(y.sum(), [x, w], create_graph=create_graph, retain_graph=True)
+            for y in (pynn.checkpoint(block, x), block(x))
+        ]
+        for got, want in zip(*gs, strict=True):
+            np.testing.assert_array_equal(got.detach().numpy(), want.detach().numpy())
+    (pynn.checkpoint(block, x) * pynn.checkpoint(block, x)).sum().backward()
+    found = w.grad.numpy().copy()
+    w.grad, z = None, w * 2
+    (block(x) * block(x)).sum().backward()
+    np.testing.assert_allclose(found, w.grad.numpy(), rtol=1e-14)
+
+
+def test_nested_results():
+    """Tuples, dicts and named tuples of results, as of an LSTM, and a captured leaf among them."""
+    Pair = namedtuple("Pair", "first second")
+    x, w = (Tensor(np.ones(3, "f4"), requires_grad=True) for _ in range(2))
+    pair = pynn.checkpoint(lambda a: Pair({"y": a * 2}, [w, (a * w, "text")]), x)
+    assert isinstance(pair, Pair)
+    assert pair.second[1][1] == "text"
+    (pair.first["y"].sum() + (pair.second[0] * 3).sum() + pair.second[1][0].sum()).backward()
+    assert x.grad.tolist() == [3, 3, 3]
+    assert w.grad.tolist() == [4, 4, 4]
+    lstm = nn.Checkpointed(nn.LSTM(4, 3))
+    v = Tensor(np.ones((5, 2, 4), "f4"), requires_grad=True)
+    _, (h, c) = lstm(v)
+    (h.sum() + c.sum()).backward()
+    assert np.abs(v.grad.numpy()).sum() > 0
+
+
+def test_changes_in_place_of_what_needs_no_gradient():
+    x, m = Tensor(np.ones(3, "f4"), requires_grad=True), Tensor(np.ones(3, "f4"))
+    y = pynn.checkpoint(lambda q, m: (q * m).exp(), x, m)
+    m.copy_(Tensor(np.full(3, 5.0, "f4")))
+    with pytest.raises(RuntimeError, match=r"checkpoint: argument 1 of shape \(3,\) was changed in place"):
+        y.sum().backward()

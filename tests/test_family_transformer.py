@@ -363,3 +363,19 @@ def test_masks_of_integers_are_refused():
     layer, x = attention(dtype=None), pynn.zeros(2, 3, 8)
     with pytest.raises(TypeError, match="argument 'attn_mask': expected bool or float"):
         layer(x, x, x, attn_mask=Tensor(np.ones((3, 3), np.int64)))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 6), (2, 0, 6)])
+@pytest.mark.parametrize("need_weights", [False, True])
+def test_empty_batches_and_lengths(shape, need_weights):
+    layer = nn.MultiheadAttention(6, 2, batch_first=True)
+    x = Tensor(np.ones(shape, "f4"), requires_grad=True)
+    y, weights = layer(x, x, x, need_weights=need_weights)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == shape
+    assert weights is None or weights.shape == (shape[0], shape[1], shape[1])
+
+
+def test_an_empty_batch_with_a_mask_for_all():
+    q, k = pynn.ones(0, 2, 1, 3), pynn.ones(0, 2, 15, 3)
+    assert F.scaled_dot_product_attention(q, k, k, pynn.zeros(1, 15)).shape == (0, 2, 1, 3)

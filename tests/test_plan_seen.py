@@ -380,3 +380,28 @@ def test_a_bad_second_loss_leaves_gradients_and_arguments(clear):
     for p, (grad, was) in zip((a, b), grads):
         assert p.grad is grad
         np.testing.assert_array_equal(grad.numpy(), was)
+
+
+@pytest.mark.parametrize("change", ["attribute", "state"])
+def test_optimizers_attributes_and_state_taken_out(change):
+    """A replay has the formula and the moments that the optimizer has now."""
+
+    def trained(compiled):
+        p = nn.Parameter(Tensor(np.array([1.0, -2.0], "f4")))
+        opt = optim.RMSprop([p], lr=0.1)
+
+        def step():
+            opt.zero_grad()
+            (p * p).sum().backward()
+            opt.step()
+
+        run = pynn.compile(step) if compiled else step
+        for k in range(8):
+            if k == 4 and change == "attribute":
+                opt.eps_inside = True
+            elif k == 4:
+                opt.state.clear()
+            run()
+        return p.numpy().tolist()
+
+    assert trained(True) == trained(False)

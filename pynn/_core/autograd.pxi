@@ -288,11 +288,14 @@ cdef int add_to_slot(dict slots, Node n, int k, TensorBase g) except -1:
     return 0
 
 
-cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph):
-    """Reverse-mode derivative of ys. xs None: accumulates into the leaves' grad; else returns those of xs."""
+cdef list walk(list ys, list dys, list xs, bint create_graph, bint retain_graph, int64_t since=0):
+    """Reverse-mode derivative of ys. xs None: accumulates into the leaves' grad; else returns those of xs.
+
+    Nodes with numbers below `since` are not gone through.
+    """
     global pn_grad_off
     cdef dict slots = {}, leaf_grads = {}, hooked = {}
-    cdef list order = collect(ys, oldest(xs) if xs is not None else 0), slot
+    cdef list order = collect(ys, max(since, oldest(xs) if xs is not None else 0)), slot
     cdef Wanted wanted = Wanted(xs, order) if xs is not None else None
     cdef Node n
     cdef TensorBase y
@@ -479,8 +482,9 @@ cdef list seeds(list ys, object dys, str what):
     return out
 
 
-def run_backward(list ys, dys, xs, bint create_graph, bint retain_graph, bint allow_unused, str what):
-    """backward (xs None) and grad (xs a list): see pynn/autograd.py."""
+def run_backward(list ys, dys, xs, bint create_graph, bint retain_graph, bint allow_unused, str what,
+                 int64_t since=0):
+    """backward (xs None) and grad (xs a list): see pynn/autograd.py, and walk."""
     cdef TensorBase x
     seed = seeds(ys, dys, what)
     if xs is None:
@@ -489,7 +493,7 @@ def run_backward(list ys, dys, xs, bint create_graph, bint retain_graph, bint al
     for k, x in enumerate(xs):
         if not asks_grad(x):
             raise RuntimeError(f"{what}: input {k} of shape {x.shape} does not require grad")
-    found = walk(ys, seed, xs, create_graph, retain_graph)
+    found = walk(ys, seed, xs, create_graph, retain_graph, since)
     for k, g in enumerate(found):
         if g is None and not allow_unused:
             raise RuntimeError(f"{what}: input {k} was not used to compute the outputs; "

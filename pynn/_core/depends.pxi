@@ -279,9 +279,16 @@ cdef int describe_value(object v, list state) except -1:
     return 0
 
 
+cdef set _parts_of_optimizers = {"param_groups", "state", "defaults", "_scale"}  # what is looked into besides
+
+
 cdef int describe_optimizer(object o, list state) except -1:
     cdef object group, k, v
     state.append(o)
+    for k, v in o.__dict__.items():
+        if k not in _parts_of_optimizers:
+            state.append(k)
+            describe_value(v, state)
     for group in o.param_groups:
         state.append(group)
         for k, v in group.items():

@@ -255,6 +255,7 @@ def linked(
     op: OpBase, xs: tuple[TensorBase | None, ...], params: dict[str, Any], ys: list[TensorBase], save_in: int
 ) -> None: ...
 def node_number(n: Node) -> int: ...
+def next_number() -> int: ...
 def run_backward(
     ys: list[Any],
     dys: Any,
@@ -263,6 +264,7 @@ def run_backward(
     retain_graph: bool,
     allow_unused: bool,
     what: str,
+    since: int = 0,
 ) -> Any: ...  # None without xs, else a list of Tensors; None in it where an x was not used
 
 # ---- recording and plans -----------------------------------------------------------------------------

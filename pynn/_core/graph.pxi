@@ -189,6 +189,11 @@ cdef int record(OpBase op, tuple xs, dict params, tuple outs, int save_in, int s
     return 0
 
 
+def next_number():
+    """What node_number of the next node will be."""
+    return node_count + 1
+
+
 def linked(OpBase op not None, tuple xs not None, dict params not None, list ys not None, int save_in):
     """Makes ys, tensors without history, the results of a node of op with inputs xs, of which save_in are saved.
 

@@ -184,9 +184,10 @@ class MultiheadAttention(Module):
             x = F.linear(query, self.in_proj_weight, self.in_proj_bias)
             y = self_attention(x.reshape(n, rows, 3, self.num_heads, self.head_dim), mask, is_causal)
         else:
+            counts = self.num_heads, self.num_kv_heads, self.num_kv_heads
             q, k, v = (
-                F.linear(x, w, b).reshape(*x.shape[:2], -1, self.head_dim)
-                for x, (w, b) in zip((query, key, value), self._maps())
+                F.linear(x, w, b).reshape(*x.shape[:2], heads, self.head_dim)
+                for x, (w, b), heads in zip((query, key, value), self._maps(), counts)
             )
             q, k, v = (x.transpose(1, 2) for x in (q, *self._more_keys(k, v)))
             options = {"is_causal": is_causal, "offset": extra, "enable_gqa": self.num_kv_heads < self.num_heads}

@@ -226,7 +226,7 @@ def _forms(query, key, value, attn_mask, lead, shared):
         except ValueError:
             raise ValueError("scaled_dot_product_attention: argument 'attn_mask': expected a shape that can be "
                              f"broadcast to {full}, got {attn_mask.shape}") from None  # fmt: skip
-        if len(lead) > 1 and mask.strides[: len(lead) - 1] == (0,) * (len(lead) - 1):
+        if 0 not in lead and len(lead) > 1 and mask.strides[: len(lead) - 1] == (0,) * (len(lead) - 1):
             mask = OPS.expand(mask[(0,) * (len(lead) - 1)], shape=(outer, *mask.shape[len(lead) - 1 :]))
         mask = OPS.reshape(mask, shape=(outer, groups, shared, *full[-2:]))
     return q, k, v, mask

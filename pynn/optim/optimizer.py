@@ -59,6 +59,22 @@ class ParamGroup(dict):
         return self
 
 
+class _State(defaultdict):
+    """{parameter: {name: Tensor}}. Plans see what is taken out."""
+
+    def clear(self):
+        _core.bump_structure()
+        super().clear()
+
+    def pop(self, *args):
+        _core.bump_structure()
+        return super().pop(*args)
+
+    def __delitem__(self, key):
+        _core.bump_structure()
+        super().__delitem__(key)
+
+
 class Optimizer:
     """The base of all optimizers.
 
@@ -80,7 +96,7 @@ class Optimizer:
                 "params argument given to the optimizer should be an iterable of Tensors or dicts, but got Tensor"
             )
         self.defaults = defaults
-        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
+        self.state: defaultdict[Tensor, dict[str, Any]] = _State(dict)
         self.param_groups: list[ParamGroup] = []
         if not isinstance(params, Iterable):
             raise TypeError(
@@ -94,6 +110,11 @@ class Optimizer:
             groups = [{"params": groups}]
         for group in groups:
             self.add_param_group(group)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_"):
+            _core.bump_structure()
+        object.__setattr__(self, name, value)
 
     def check(self, group: dict[str, Any]) -> None:
         """Raises ValueError where a hyper-parameter of group is out of its range."""
