@@ -159,15 +159,17 @@ def run(cls, start, grads, dtype, **options):
     return params, opt
 
 
-@pytest.mark.parametrize("name", RULES)
-def test_same_bits_for_all_threads(name):
+@pytest.mark.parametrize(("name", "case"), [(name, k) for name in RULES for k in range(len(RULES[name][2]))])
+def test_same_bits_for_all_threads(name, case):
     start, grads = data(3, ((70, 61), (3,), (9000,)), "float32")
+
+    def trained():
+        return values(run(CLASSES[name], start, grads, "float32", **RULES[name][2][case])[0])
+
     with threads(1):
-        want = values(run(CLASSES[name], start, grads, "float32")[0])
+        want = trained()
     for n in (2, 4):
-        np.testing.assert_array_equal(
-            with_workers(n, lambda: values(run(CLASSES[name], start, grads, "float32")[0])), want
-        )
+        np.testing.assert_array_equal(with_workers(n, trained), want)
 
 
 @pytest.mark.parametrize("name", RULES)
