@@ -16,8 +16,8 @@
 #define PN_LIST_UNIT 64 /* elements, so that pieces start on whole vectors */
 #define PN_LIST_MARKS 64
 #define PN_LIST_FAR (4 << 20) /* bytes of one column from which on a step is bound by memory */
-#define PN_LIST_AHEAD                                                                              \
-    256     /* elements that it fetches ahead: the hardware's own fetching ends with each page */
+/* Elements that such a step fetches ahead: the hardware's own fetching ends with each page. */
+#define PN_LIST_AHEAD 256
 
 typedef struct pn_list {
     const pn_array *rows; /* [n_rows, width] */

@@ -8,96 +8,18 @@
  * grad_norm                 sum |x|^p, or min(1, max_norm / (norm + 1e-6))
  * grad_scale, grad_clamp    x *= min(1, max_norm / (norm + 1e-6));  clamp(x)
  *
- * A call has a few single tensors, then rows of equally many: for Adam lr and scale, which multiplies g
- * first (clipping to a norm), then (g, p, m, v, x, t) for each parameter. The large members of a row
- * share one dense order of memory, so that n elements are what a kernel sees; lr and the step count t
- * are 0-d and float64 or float32. The kernel counts t up after the pass. What depends on t is computed
- * in double.
- *
- * Threads share the list end to end: each tensor takes its size rounded up to UNIT elements, and a
- * chunk is a piece of that line. Tails run the vector code, padded, so that chunks do not change bits.
+ * A call is a list as pn_list.h has them: for Adam lr and scale, which multiplies g first (clipping to a
+ * norm), then (g, p, m, v, x, t) for each parameter. lr and the step count t are 0-d and float64 or
+ * float32. The kernel counts t up after the pass. What depends on t is computed in double.
  */
 #include <math.h>
 #include <string.h>
 
-#include "pn_kernel.h"
-#include "pn_simd.h"
+#include "pn_list.h"
 
 #if PN_FLOAT
 
-#define CHUNK 16384
-#define UNIT 64 /* elements, so that pieces start on whole vectors */
 #define BLOCK 1024 /* elements whose powers are summed in one go */
-#define MARKS 64
-#define FAR (4 << 20) /* bytes of one column from which on a step is bound by memory */
-#define AHEAD 256 /* elements that it fetches ahead */
-
-typedef struct list {
-    const pn_array *rows; /* [n_rows, width] */
-    int64_t n_rows, width, lead, unit, total, grain;
-    int64_t skip, mark[MARKS]; /* where every skip-th row begins on the line */
-    /* elements lo .. hi of a row that begins at base */
-    void (*span)(const struct list *l, const pn_array *row, int64_t base, int64_t lo, int64_t hi);
-    const void *how;
-} list;
-
-static int64_t room(const list *l, int64_t r) {
-    return pn_ceil_div(pn_size(&l->rows[r * l->width + l->lead]), l->unit) * l->unit;
-}
-
-/* The rows behind n_fixed single tensors; the lead-th of a row tells its size. */
-static list list_of(const pn_call *c, int n_fixed, int width, int lead, int n_scratch,
-                    int64_t unit) {
-    int64_t n_rows = (c->n_arg - n_fixed - n_scratch) / width;
-    list l = {
-        .rows = &c->arg[n_fixed], .n_rows = n_rows, .width = width, .lead = lead, .unit = unit};
-    l.skip = pn_ceil_div(n_rows, MARKS);
-    for (int64_t r = 0; r < l.n_rows; r++) {
-        if (r % l.skip == 0) l.mark[r / l.skip] = l.total;
-        l.total += room(&l, r);
-    }
-    l.grain = pn_ceil_div(pn_grain(CHUNK), unit) * unit;
-    return l;
-}
-
-static void list_body(pn_call *c, void *arg, int64_t chunk, int worker) {
-    const list *l = arg;
-    int64_t at = chunk * l->grain, end = pn_min(l->total, at + l->grain), r = 0, base;
-    (void)c, (void)worker;
-    while (r + l->skip < l->n_rows && l->mark[r / l->skip + 1] <= at) r += l->skip;
-    for (base = l->mark[r / l->skip]; at < end; r++) {
-        int64_t next = base + room(l, r);
-        const pn_array *row = l->rows + r * l->width;
-        if (next > at) {
-            l->span(l, row, base, at - base, pn_min(pn_size(&row[l->lead]), end - base));
-            at = next;
-        }
-        base = next;
-    }
-}
-
-static void list_run(pn_call *c, list *l) {
-    pn_for(c, pn_ceil_div(l->total, l->grain), list_body, l);
-}
-
-static double number(const pn_array *a) {
-    return a->dtype == PN_F64 ? *(const double *)a->data : *(const float *)a->data;
-}
-
-static void set_number(const pn_array *a, double x) {
-    if (a->dtype == PN_F64)
-        *(double *)a->data = x;
-    else
-        *(float *)a->data = (float)x;
-}
-
-/* t += 1 for every row */
-static void count_steps(const list *l, int column) {
-    for (int64_t r = 0; r < l->n_rows; r++) {
-        const pn_array *t = &l->rows[r * l->width + column];
-        set_number(t, number(t) + 1);
-    }
-}
 
 /* ---- SGD ---------------------------------------------------------------------------------------- */
 
@@ -141,8 +63,9 @@ static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first
         pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
     for (; b && i + PN_VL <= n; i += PN_VL) {
         V buf = pn_load(b + i);
-        if (s->far) __builtin_prefetch(g + i + AHEAD), __builtin_prefetch(p + i + AHEAD);
-        if (s->far) __builtin_prefetch(b + i + AHEAD);
+        if (s->far)
+            __builtin_prefetch(g + i + PN_LIST_AHEAD), __builtin_prefetch(p + i + PN_LIST_AHEAD);
+        if (s->far) __builtin_prefetch(b + i + PN_LIST_AHEAD);
         pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), &buf, first));
         pn_store(b + i, buf);
     }
@@ -155,21 +78,21 @@ static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first
     }
 }
 
-static void sgd_span(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
+static void sgd_span(const pn_list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
     const sgd *s = l->how;
     T *b = s->has_momentum ? row[SGD_B].data : NULL;
     (void)base;
     sgd_run(s, (const T *)row[SGD_G].data + i, (T *)row[SGD_P].data + i, b ? b + i : NULL, hi - i,
-            b && number(&row[SGD_T]) == 0);
+            b && pn_number(&row[SGD_T]) == 0);
 }
 
 PN_FN(sgd_step) {
-    sgd s = sgd_of(c->par, number(ARG(sgd_step, lr)), number(ARG(sgd_step, scale)));
-    list l = list_of(c, 2, SGD_WIDTH, SGD_P, 0, UNIT);
-    s.far = l.total * (int64_t)sizeof(T) > FAR;
+    sgd s = sgd_of(c->par, pn_number(ARG(sgd_step, lr)), pn_number(ARG(sgd_step, scale)));
+    pn_list l = pn_list_of(c, 2, SGD_WIDTH, SGD_P, 0, PN_LIST_UNIT);
+    s.far = l.total * (int64_t)sizeof(T) > PN_LIST_FAR;
     l.how = &s, l.span = sgd_span;
-    list_run(c, &l);
-    if (s.has_momentum) count_steps(&l, SGD_T);
+    pn_list_run(c, &l);
+    if (s.has_momentum) pn_count_steps(&l, SGD_T);
 }
 
 /* ---- Adam --------------------------------------------------------------------------------------- */
@@ -231,8 +154,8 @@ PN_INLINE void adam_loop(const adam *how, const T *gp, T *pp, T *mp, T *vp, T *x
     int64_t i = 0;
     for (; i + PN_VL <= n; i += PN_VL) {
         if (far) { /* the hardware's own fetching ends with each page */
-            __builtin_prefetch(gp + i + AHEAD), __builtin_prefetch(pp + i + AHEAD);
-            __builtin_prefetch(mp + i + AHEAD), __builtin_prefetch(vp + i + AHEAD);
+            __builtin_prefetch(gp + i + PN_LIST_AHEAD), __builtin_prefetch(pp + i + PN_LIST_AHEAD);
+            __builtin_prefetch(mp + i + PN_LIST_AHEAD), __builtin_prefetch(vp + i + PN_LIST_AHEAD);
         }
         m = pn_load(mp + i), v = pn_load(vp + i);
         if (has_x) x = pn_load(xp + i);
@@ -260,23 +183,23 @@ static void adam_run(const adam *s, const T *g, T *p, T *m, T *v, T *x, int64_t 
         adam_loop(s, g, p, m, v, NULL, n, t, 0, 0);
 }
 
-static void adam_span(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
+static void adam_span(const pn_list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
     const adam *s = l->how;
     T *x = s->amsgrad ? row[ADAM_X].data : NULL;
     (void)base;
     adam_run(s, (const T *)row[ADAM_G].data + i, (T *)row[ADAM_P].data + i,
              (T *)row[ADAM_M].data + i, (T *)row[ADAM_V].data + i, x ? x + i : NULL, hi - i,
-             number(&row[ADAM_T]));
+             pn_number(&row[ADAM_T]));
 }
 
 PN_FN(adam_step) {
-    list l = list_of(c, 2, ADAM_WIDTH, ADAM_P, 0, UNIT);
-    adam s = adam_of(c->par, number(ARG(adam_step, lr)), number(ARG(adam_step, scale)),
-                     number(&l.rows[ADAM_T]));
-    s.far = l.total * (int64_t)sizeof(T) > FAR;
+    pn_list l = pn_list_of(c, 2, ADAM_WIDTH, ADAM_P, 0, PN_LIST_UNIT);
+    adam s = adam_of(c->par, pn_number(ARG(adam_step, lr)), pn_number(ARG(adam_step, scale)),
+                     pn_number(&l.rows[ADAM_T]));
+    s.far = l.total * (int64_t)sizeof(T) > PN_LIST_FAR;
     l.how = &s, l.span = adam_span;
-    list_run(c, &l);
-    count_steps(&l, ADAM_T);
+    pn_list_run(c, &l);
+    pn_count_steps(&l, ADAM_T);
 }
 
 /* ---- the same steps for those rows of a table that a gradient names -------------------------------
@@ -334,14 +257,14 @@ TABLE_CHUNK(adam_rows,
             adam_run(t->how, g, p, t->a + at, t->b + at, t->x ? t->x + at : NULL, t->C, t->t))
 
 static void table_run(pn_call *c, table *t, pn_body body) {
-    t->grain = pn_max(1, pn_grain(CHUNK) / pn_max(1, t->C));
+    t->grain = pn_max(1, pn_grain(PN_LIST_CHUNK) / pn_max(1, t->C));
     pn_for(c, pn_ceil_div(t->n, t->grain), body, t);
 }
 
 _Static_assert((int)PNP_sgd_rows_step_maximize == (int)PNP_sgd_step_maximize, "sgd_of reads both");
 PN_FN(sgd_rows_step) {
     const pn_array *p = ARG(sgd_rows_step, p), *steps = ARG(sgd_rows_step, step);
-    sgd s = sgd_of(c->par, number(ARG(sgd_rows_step, lr)), number(ARG(sgd_rows_step, scale)));
+    sgd s = sgd_of(c->par, pn_number(ARG(sgd_rows_step, lr)), pn_number(ARG(sgd_rows_step, scale)));
     table t = {.g = ARG(sgd_rows_step, g)->data,
                .index = ARG(sgd_rows_step, index)->data,
                .p = p->data,
@@ -350,9 +273,9 @@ PN_FN(sgd_rows_step) {
                .C = p->shape[1],
                .how = &s};
     if (c->err.code != PN_OK) return;
-    if (s.has_momentum) t.a = ARG(sgd_rows_step, buffer)->data, t.t = number(steps);
+    if (s.has_momentum) t.a = ARG(sgd_rows_step, buffer)->data, t.t = pn_number(steps);
     table_run(c, &t, sgd_rows);
-    if (t.a) set_number(steps, t.t + 1);
+    if (t.a) pn_set_number(steps, t.t + 1);
 }
 
 _Static_assert((int)PNP_adam_rows_step_maximize == (int)PNP_adam_step_maximize,
@@ -368,15 +291,15 @@ PN_FN(adam_rows_step) {
                    named_rows(c, ARG(adam_rows_step, index), PNA_adam_rows_step_index, p->shape[0]),
                .R = p->shape[0],
                .C = p->shape[1],
-               .t = number(steps)};
+               .t = pn_number(steps)};
     if (c->err.code != PN_OK) return;
-    adam s =
-        adam_of(c->par, number(ARG(adam_rows_step, lr)), number(ARG(adam_rows_step, scale)), t.t);
+    adam s = adam_of(c->par, pn_number(ARG(adam_rows_step, lr)),
+                     pn_number(ARG(adam_rows_step, scale)), t.t);
     if (PAR(adam_rows_step, scaled_eps).i) s.eps = s.eps / pn_set1((T)sqrt(s.bias2));
     if (s.amsgrad) t.x = ARG(adam_rows_step, vmax)->data;
     t.how = &s;
     table_run(c, &t, adam_rows);
-    set_number(steps, t.t + 1);
+    pn_set_number(steps, t.t + 1);
 }
 
 /* ---- gradients: their norm, scaling, clamping ---------------------------------------------------- */
@@ -437,7 +360,7 @@ static double block_power(double p, const T *x, int64_t n) {
     return lane[0];
 }
 
-static void norm_span(const list *l, const pn_array *row, int64_t base, int64_t lo, int64_t hi) {
+static void norm_span(const pn_list *l, const pn_array *row, int64_t base, int64_t lo, int64_t hi) {
     const norm *s = l->how;
     for (const T *x = row->data; lo < hi; lo += BLOCK)
         s->part[(base + lo) / BLOCK] = block_power(s->p, x + lo, pn_min(BLOCK, hi - lo));
@@ -446,10 +369,10 @@ static void norm_span(const list *l, const pn_array *row, int64_t base, int64_t 
 /* total, then rows of x, then scratch */
 PN_FN(grad_norm_step) {
     norm s = {.p = PAR(grad_norm_step, p).f, .part = c->arg[c->n_arg - 1].data};
-    list l = list_of(c, 1, 1, 0, 1, BLOCK);
+    pn_list l = pn_list_of(c, 1, 1, 0, 1, BLOCK);
     int64_t n = l.total / BLOCK;
     l.how = &s, l.span = norm_span;
-    list_run(c, &l);
+    pn_list_run(c, &l);
     for (int64_t half = 1; half < n; half *= 2)
         for (int64_t k = 0; k + half < n; k += 2 * half)
             s.part[k] = join(s.p, s.part[k], s.part[k + half]);
@@ -459,14 +382,14 @@ PN_FN(grad_norm_step) {
         double scale = max_norm / (norm + 1e-6);
         total = scale >= 1 ? 1 : scale; /* NaN stays */
     }
-    set_number(&c->arg[0], total);
+    pn_set_number(&c->arg[0], total);
 }
 PN_SCRATCH_FN(grad_norm_step) {
-    return list_of(c, 1, 1, 0, 0, BLOCK).total / BLOCK * (int64_t)sizeof(double);
+    return pn_list_of(c, 1, 1, 0, 0, BLOCK).total / BLOCK * (int64_t)sizeof(double);
 }
 
 #define IN_PLACE(name, declare, expr)                                                              \
-    static void name(const list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {    \
+    static void name(const pn_list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) { \
         T *p = row->data;                                                                          \
         V x;                                                                                       \
         declare(void) base;                                                                        \
@@ -478,18 +401,19 @@ IN_PLACE(clamp_span, V most = pn_set1(*(const T *)l->how);, pn_clamp(x, -most, m
 
 /* norm, then rows of x; no pass where nothing is to change */
 PN_FN(grad_scale_step) {
-    double factor = PAR(grad_scale_step, max_norm).f / (number(ARG(grad_scale_step, norm)) + 1e-6);
+    double factor =
+        PAR(grad_scale_step, max_norm).f / (pn_number(ARG(grad_scale_step, norm)) + 1e-6);
     T factor_t = (T)factor;
-    list l = list_of(c, 1, 1, 0, 0, UNIT);
+    pn_list l = pn_list_of(c, 1, 1, 0, 0, PN_LIST_UNIT);
     l.how = &factor_t, l.span = scale_span;
-    if (!(factor >= 1)) list_run(c, &l);
+    if (!(factor >= 1)) pn_list_run(c, &l);
 }
 
 PN_FN(grad_clamp_step) {
     T most = (T)PAR(grad_clamp_step, clip_value).f;
-    list l = list_of(c, 0, 1, 0, 0, UNIT);
+    pn_list l = pn_list_of(c, 0, 1, 0, 0, PN_LIST_UNIT);
     l.how = &most, l.span = clamp_span;
-    list_run(c, &l);
+    pn_list_run(c, &l);
 }
 
 #endif
