@@ -350,8 +350,7 @@ static int turns(const pn_gemm_args *g) {
  * part of each line, or is not contiguous. */
 static int is_scattered(const pn_mat *a) {
     int64_t step = a->cs == 1 ? a->rs : a->rs == 1 ? a->cs : 0;
-    return meets(step) ||
-           (a->cs != 1 && MR * sizeof(T) <= PN_ALIGN * 3 / 4);
+    return meets(step) || (a->cs != 1 && MR * sizeof(T) <= PN_ALIGN * 3 / 4);
 }
 
 static void plan(job *w, const pn_gemm_args *g) {
@@ -391,8 +390,9 @@ static void plan(job *w, const pn_gemm_args *g) {
     w->units = batch * w->rows * w->cols;
     w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, mc * nc * g->k));
     if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4 && is_scattered(&g->a))
-        w->a_bytes = round_up(
-            pn_ceil_div(mc, tile_height(g)) * TILE_ROOM(pn_min(g->k, KC)) * (int64_t)sizeof(T), PN_ALIGN);
+        w->a_bytes = round_up(pn_ceil_div(mc, tile_height(g)) * TILE_ROOM(pn_min(g->k, KC)) *
+                                  (int64_t)sizeof(T),
+                              PN_ALIGN);
 }
 
 /* The at-th of n parts of whole units, the last of which takes what is beyond the last unit. */
