@@ -6,6 +6,7 @@ PY = $(VENV)/bin/python
 PIP = $(PY) -m pip install -q --disable-pip-version-check
 OP_TESTS ?= $(wildcard tests/test_ops*.py)
 ARGS ?=
+PEERS ?= torch==2.13.0 jax optax onnx onnxruntime scikit-learn numpy scipy
 
 SOURCES = $(wildcard csrc/*.[ch] csrc/*.inc csrc/ops/*.[ch] pynn/*/*.pyx pynn/*/*.pxd pynn/*/*.pxi) \
 	setup.py pyproject.toml
@@ -105,5 +106,5 @@ $(VENV)/.lint: Makefile | $(VENV)/.build
 
 .venv-peers/.ready:
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install -q torch jax optax onnx onnxruntime scikit-learn numpy
+	.venv-peers/bin/python -m pip install -q $(PEERS)
 	@touch $@

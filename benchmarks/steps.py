@@ -19,7 +19,7 @@ import sys
 import time
 
 import numpy as np
-from turns import Worker, excerpt, ratio, serve, take_turns, told, write
+from turns import Worker, excerpt, finished, ratio, serve, take_turns, told, write
 from workloads import VARIANTS, WORKLOADS, build, variants
 
 FOLDERS = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/opt/homebrew/lib", f"/usr/lib/{os.uname().machine}-linux-gnu")
@@ -41,7 +41,7 @@ def worker(name, variant, threads):
     end = time.perf_counter() + 2
     for _ in range(195):
         if time.perf_counter() < end:
-            call()
+            finished(call())
     serve(first, {"call": call})
 
 

@@ -59,9 +59,16 @@ def serve(first, calls):
         call = calls[name[0]] if name else next(iter(calls.values()))
         start = time.perf_counter()
         for _ in range(int(n)):
-            call()
+            result = call()
+        finished(result)
         print(time.perf_counter() - start, flush=True)
     print(peak_mb(), flush=True)
+
+
+def finished(result):
+    """Waits for a result of JAX, whose calls return before they are done."""
+    if hasattr(result, "block_until_ready"):
+        result.block_until_ready()
 
 
 def peak_mb():
