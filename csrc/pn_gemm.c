@@ -7,9 +7,9 @@
  * chunks, layouts and batches move data only, and no lane looks at another. So the same row gives the
  * same bits in any batch, and all ISA levels that fuse give the same bits too.
  *
- * One product stands apart, for twice the speed: that of a single row by a B whose columns are contiguous (x W'
- * with a W by rows; by symmetry A x with an A by rows). Its elements are dot products along memory, in an
- * order of their own: see pn_gemm_row.h.
+ * One kind of product stands apart, for two to three times the speed: that of few rows by a B whose columns are
+ * contiguous (x W' with a W by rows; by symmetry A x' with an A by rows). Its elements are dot products along
+ * memory, in an order of their own: see pn_gemm_row.h.
  *
  * Algorithm (Goto and van de Geijn 2008; Van Zee and van de Geijn 2015), per chunk of C:
  *
@@ -151,7 +151,7 @@ typedef struct job {
     int64_t units, group; /* chunks in all matrices, and how many of them pn_for sees as one */
     int64_t a_bytes, b_bytes; /* of a worker's packed A, and of the packed B that all share; or 0 */
     int split; /* the sums of all blocks go to scratch and are added afterwards */
-    int dots; /* one row by contiguous columns */
+    int dots; /* few rows by contiguous columns */
     int64_t q0, q1, at_once; /* the blocks that B has been packed for, and how many it is */
     char *scratch;
     pn_gemm_args own;
@@ -177,10 +177,10 @@ static void finish_row(const pn_gemm_args *g, T *total, int64_t i, int64_t j, in
     if (g->act) g->act(&part);
 }
 
-/* A product of one row by a B that need not be packed. */
-static void run_row(const job *w, const pn_gemm_args *g) {
-    T sums[STRIP] __attribute__((aligned(PN_ALIGN))),
-        total[STRIP] __attribute__((aligned(PN_ALIGN))), row[KD];
+/* Dot products, or one row by a B that need not be packed. */
+static void run_rows(const job *w, const pn_gemm_args *g) {
+    T sums[DOT_ROWS * STRIP] __attribute__((aligned(PN_ALIGN))),
+        total[DOT_ROWS * STRIP] __attribute__((aligned(PN_ALIGN))), rows[DOT_ROWS * KD];
     for (int64_t j = 0, n; j < g->n; j += n) {
         T *c = g->c.p + j * g->c.cs;
         n = pn_min(STRIP, g->n - j);
@@ -191,17 +191,18 @@ static void run_row(const job *w, const pn_gemm_args *g) {
             if (!w->dots)
                 row_by_rows(to, a, g->a.cs, b, g->b.rs, n, k);
             else if (g->a.cs == 1)
-                row_by_columns(to, a, b, g->b.cs, n, k);
+                rows_by_columns(g->m, to, STRIP, a, g->a.rs, b, g->b.cs, n, k);
             else {
-                copy(row, 0, 1, a, 0, g->a.cs, 1, k);
-                row_by_columns(to, row, b, g->b.cs, n, k);
+                copy(rows, KD, 1, a, g->a.rs, g->a.cs, g->m, k);
+                rows_by_columns(g->m, to, STRIP, rows, KD, b, g->b.cs, n, k);
             }
-            if (q)
-                add_row(total, sums, 1, n);
-            else if (g->accumulate)
-                add_row(total, c, g->c.cs, n);
+            for (int64_t i = 0; i < g->m; i++)
+                if (q)
+                    add_row(total + i * STRIP, sums + i * STRIP, 1, n);
+                else if (g->accumulate)
+                    add_row(total + i * STRIP, c + i * g->c.rs, g->c.cs, n);
         }
-        finish_row(g, total, 0, j, n);
+        for (int64_t i = 0; i < g->m; i++) finish_row(g, total + i * STRIP, i, j, n);
     }
 }
 
@@ -314,7 +315,7 @@ static void plan_split(job *w) {
 
 static void plan_own(job *w, int64_t batch) {
     const pn_gemm_args *g = w->g;
-    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m == 1 ? STRIP : NC);
+    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m <= DOT_ROWS ? STRIP : NC);
     for (;; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
         w->rows = pn_ceil_div(g->m, mc);
         w->cols = pn_ceil_div(g->n, nc);
@@ -341,9 +342,16 @@ static int is_narrow(const pn_gemm_args *g) {
            (g->a.rs == 1 || (TURN_ROWS && g->a.cs == 1));
 }
 
-/* Whether C' = B' A' is solved. */
+/* Whether elements are dot products along memory. */
+static int has_dots(const pn_gemm_args *g) {
+    return g->m <= DOT_ROWS && g->b.rs == 1 && g->k >= (g->m == 1 ? 2 : DOT_FROM);
+}
+
+/* Whether C' = B' A' is solved: always where that makes dot products. */
 static int turns(const pn_gemm_args *g) {
-    return g->m > 1 && (g->n == 1 || (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g));
+    if (g->m == 1 || has_dots(g)) return 0;
+    return g->n == 1 || (g->n <= DOT_ROWS && g->a.cs == 1 && g->k >= DOT_FROM) ||
+           (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g);
 }
 
 /* Whether A is read better from a packed copy: what a tile reads at once meets in one set of L1, or is a small
@@ -366,7 +374,7 @@ static void plan(job *w, const pn_gemm_args *g) {
     w->units = 0;
     w->a_bytes = w->b_bytes = w->split = 0;
     if (!batch || !g->m || !g->n) return;
-    w->dots = g->m == 1 && g->b.rs == 1 && g->k > 1;
+    w->dots = has_dots(g);
     w->ks = cut(g->k, w->dots ? KD : KC);
     w->q0 = 0, w->q1 = w->ks.n;
     w->rows = w->cols = 1, w->units = w->group = batch;
@@ -412,7 +420,7 @@ static void move(pn_mat *x, const pn_gemm_args *g, int64_t at, int64_t i, int64_
 
 static void run_one(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
     if (w->dots || (g->m == 1 && !b && g->b.cs == 1))
-        run_row(w, g);
+        run_rows(w, g);
     else
         run(w, g, packed, b, j0);
 }

@@ -1,13 +1,13 @@
-/* pn_gemm_row.h: one row of A by B, where nothing is read twice and memory sets the pace.
+/* pn_gemm_row.h: one row or a few of A by B, where B is read once and memory sets the pace.
  *
  *     rows of B contiguous:      to[j] = fma(a_p, b_pj, ... fma(a_0, b_0j, 0)),  p < k
  *     columns of B contiguous:   to[j] = tree of l < SUMS of s_l,  s_l = fma(a_p, b_pj, ...) over p % SUMS == l
  *
- * The former (x W) are the sums of the tile kernel in its order; B is streamed once, STREAMS rows at a time, or,
- * where it has no more than 8 vectors a row, row by row into sums that stay in registers.
- * The latter (x W' with a W by rows) are dot products along memory, one column after another. The tile
- * kernel's order would need a transpose in registers, which takes twice the time of reading B from L2 or L3.
- * k counts as padded with zeros; the tree halves: lane l is joined with l + SUMS/2, then SUMS/4 ... 1.
+ * The former (x W with a single row x) are the sums of the tile kernel in its order; B is streamed once, STREAMS rows at a time, or,
+ * where it has no more than 8 vectors a row, row by row into sums that stay in registers. The latter (x W' with
+ * a W by rows) are dot products along memory, one column after another. The tile kernel's order would need a
+ * transpose in registers, which takes twice the time of reading B from L2 or L3. k counts as padded with
+ * zeros; the tree halves: lane l is joined with l + SUMS/2, then SUMS/4 ... 1.
  */
 #ifndef PN_GEMM_ROW_H
 #define PN_GEMM_ROW_H
@@ -70,32 +70,58 @@ static void row_by_rows(T *to, const T *a, int64_t acs, const T *b, int64_t rs, 
     for (; k > 0; k--, a += acs, b += rs) add_rows(1, to, a, acs, b, rs, n);
 }
 
-/* b + ahead is where the next columns lie, or b. */
-PN_INLINE T dot(const T *a, const T *b, int64_t k, int64_t ahead) {
+/* A column of B by rows of A that are ars apart; how many is a constant.
+ * b + ahead is where the next columns lie, or b. */
+PN_INLINE void dots(const int rows, T *to, int64_t ld, const T *a, int64_t ars, const T *b,
+                    int64_t k, int64_t ahead) {
     enum { NS = SUMS / PN_VL };
-    V s[NS];
+    V s[DOT_ROWS][NS];
     int64_t p = 0;
-    ALL(i, NS) s[i] = (V){0};
+    ALL(r, rows) ALL(i, NS) s[r][i] = (V){0};
     for (; p + SUMS <= k; p += SUMS) ALL(i, NS) {
             const T *at = b + p + i * PN_VL;
+            V y = pn_load(at);
             if (i % (PN_ALIGN / PN_VBYTES) == 0) __builtin_prefetch(at + ahead);
-            pn_fma_to(&s[i], pn_load(a + p + i * PN_VL), pn_load(at));
+            ALL(r, rows) pn_fma_to(&s[r][i], pn_load(a + r * ars + p + i * PN_VL), y);
         }
     if (p < k) ALL(i, NS) {
             int64_t at = p + i * PN_VL, left = k - at;
-            pn_fma_to(&s[i], pn_load_part(a + at, left, 0), pn_load_part(b + at, left, 0));
+            V y = pn_load_part(b + at, left, 0);
+            ALL(r, rows) pn_fma_to(&s[r][i], pn_load_part(a + r * ars + at, left, 0), y);
         }
-    ALL(i, NS / 2) s[i] += s[i + NS / 2]; /* by constants, or the sums would live in memory */
-    ALL(i, NS / 4) s[i] += s[i + NS / 4];
-    ALL(i, NS / 8) s[i] += s[i + NS / 8];
-    ALL(i, NS / 16) s[i] += s[i + NS / 16];
-    return pn_hsum(s[0]);
+    ALL(r, rows) {
+        ALL(i, NS / 2)
+        s[r][i] += s[r][i + NS / 2]; /* by constants, or the sums would live in memory */
+        ALL(i, NS / 4) s[r][i] += s[r][i + NS / 4];
+        ALL(i, NS / 8) s[r][i] += s[r][i + NS / 8];
+        ALL(i, NS / 16) s[r][i] += s[r][i + NS / 16];
+        to[r * ld] = pn_hsum(s[r][0]);
+    }
 }
 
-/* B's columns are contiguous, and a is. */
-static void row_by_columns(T *to, const T *a, const T *b, int64_t cs, int64_t n, int64_t k) {
+/* B's columns are contiguous, and a's rows are. */
+static void rows_by_columns(int64_t m, T *to, int64_t ld, const T *a, int64_t ars, const T *b,
+                            int64_t cs, int64_t n, int64_t k) {
     int64_t ahead = cs >= k && cs - k <= k / 4 ? DOT_AHEAD : 0;
-    for (int64_t j = 0; j < n; j++) to[j] = dot(a, b + j * cs, k, ahead);
+    for (int64_t j = 0; j < n; j++, to++, b += cs) {
+#if PN_VBYTES == 64
+        switch (m) {
+        case 1:
+            dots(1, to, ld, a, ars, b, k, ahead);
+            break;
+        case 2:
+            dots(2, to, ld, a, ars, b, k, ahead);
+            break;
+        case 3:
+            dots(3, to, ld, a, ars, b, k, ahead);
+            break;
+        default:
+            dots(DOT_ROWS, to, ld, a, ars, b, k, ahead);
+        }
+#else /* the sums of one row fill half of the registers */
+        for (int64_t r = 0; r < m; r++) dots(1, to + r * ld, ld, a + r * ars, ars, b, k, ahead);
+#endif
+    }
 }
 
 #endif

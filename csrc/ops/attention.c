@@ -218,7 +218,7 @@ static void forward_row(const attention *a, const int64_t *h, T *own) {
     for (int64_t j = first_key(a, 0), n; j < to; j += n) {
         n = pn_min(KEYS_AT_ONCE, to - j);
         const T *rows = rows_of(&a->k, h, j, n, spare, &apart);
-        row_by_columns(s, q, rows, apart, n, a->D);
+        rows_by_columns(1, s, 0, q, 0, rows, apart, n, a->D);
         finish_scores(a, s, mask, 0, j, n);
         soften(s, round_up(n, PN_VL), st.top, st.sum, o, a->Ep);
         rows = rows_of(&a->v, h, j, n, spare, &apart);

@@ -19,8 +19,10 @@
 #include "pn_gemm.h"
 #include "pn_simd.h"
 
-#define KC 256 /* pn_gemm.c's: part of its promise, as the next two */
+#define KC 256 /* of pn_gemm_choices.h: part of its promise, as the next four */
 #define KD 2048
+#define DOT_ROWS 4
+#define DOT_FROM 128
 #define SUMS ((int)(256 / sizeof(T)))
 #define MAXD (PN_GEMM_BATCH + 2)
 #define GUARD 64
@@ -133,13 +135,24 @@ static void scale(const pn_gemm_args *g) {
         for (int64_t j = 0; j < g->n; j++) g->c.p[i * g->c.rs + j * g->c.cs] *= by;
 }
 
-/* Whether the elements are dot products along memory: a single row by contiguous columns, or contiguous
- * rows by a single column. A row of a batch that shares B is not single. */
+/* Rows of a batch dimension that follow on others where B is shared are rows of one matrix. */
+static int64_t merged_rows(pn_gemm_args g) {
+    pn_mat *x[] = {&g.a, &g.c, &g.bias, &g.res};
+    for (int d = g.n_batch - 1; d >= 0; d--) {
+        int ok = g.b.bs[d] == 0;
+        for (int e = 0; e < 4; e++) ok &= g.m == 1 || x[e]->bs[d] == g.m * x[e]->rs;
+        for (int e = 0; ok && g.m == 1 && e < 4; e++) x[e]->rs = x[e]->bs[d];
+        if (ok) g.m *= g.batch[d];
+    }
+    return g.m;
+}
+
+/* Whether the elements are dot products along memory: few rows by contiguous columns, or contiguous rows by few
+ * columns. */
 static int dots(const pn_gemm_args *g) {
-    int64_t rows = g->m;
-    for (int d = 0; d < g->n_batch; d++)
-        if (g->m == 1 && g->b.bs[d] == 0) rows *= g->batch[d];
-    return g->k > 1 && ((rows == 1 && g->b.rs == 1) || (rows > 1 && g->n == 1 && g->a.cs == 1));
+    int64_t rows = merged_rows(*g);
+    if (rows <= DOT_ROWS && g->b.rs == 1 && g->k >= (rows == 1 ? 2 : DOT_FROM)) return 1;
+    return rows > 1 && g->n <= DOT_ROWS && g->a.cs == 1 && g->k >= (g->n == 1 ? 2 : DOT_FROM);
 }
 
 /* The sum of n products from p on: SUMS chains, joined by halves. */
@@ -266,7 +279,9 @@ static double one_case(void) {
         g.m = 64 + below(150), g.n = 64 + below(150), g.k = 64 + below(150); /* packed, in chunks */
     if (chance(5)) g.m = 1 + below(20), g.n = 1 + below(20), g.k = 1800 + below(3000); /* k split */
     if (chance(4))
-        g.m = 1, g.n = below(12), g.k = (chance(30) ? 16000 : 1900) + below(3000); /* dots */
+        g.m = 1 + below(5), g.n = below(12), g.k = (chance(30) ? 16000 : 1900) + below(3000);
+    if (chance(6)) /* dots */
+        *(chance(50) ? &g.m : &g.n) = 1 + below(6), g.k = 100 + below(60);
     if (chance(4)) /* rows of C meet in one set of L1 */
         g.m = 10 + below(40), g.n = 4096 / (int)sizeof(T), g.k = 60 + below(20);
     if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
