@@ -144,6 +144,46 @@ def test_a_changed_parameter_is_told():
         h @ np.ones(3)
 
 
+def test_mean_over_batches():
+    """F-UND-2: the Hessian and the Gauss–Newton matrix from batches of different sizes are torch.func's of all."""
+    model, _, v = network("mlp")
+    _, x, y, _ = draws("mlp")
+    batches = pynn.data.DataLoader((x, y), len(x) - 1, shuffle=True)
+
+    def outputs(x, y):
+        z = model(x)
+        return F.cross_entropy(z, y), z
+
+    params = list(model.parameters())
+    h = inspect.BatchMean(lambda x, y: outputs(x, y)[0], params, batches)
+    g = inspect.BatchMean(outputs, params, [(x[:2], y[:2]), (x[2:], y[2:])], inspect.GaussNewton)
+    for op in (h, g):
+        close(op.loss, TORCH["mlp/loss"])
+        close(op.gradient, TORCH["mlp/gradient"])
+    close(h @ v, TORCH["mlp/hvp"])
+    close(g @ v, TORCH["mlp/ggn_vp"])
+    close(h.flat(h.product(h.parts(v))), TORCH["mlp/hvp"])
+    close(inspect.eigenvalues(h, 3), np.sort(np.linalg.eigvalsh(TORCH["mlp/hessian"]))[:-4:-1])
+    assert h.products > 2
+    with pytest.raises(ValueError, match="BatchMean: argument 'batches': expected batches each time"):
+        inspect.BatchMean(outputs, params, iter(()))
+    once = inspect.BatchMean(outputs, params, (b for b in [(x, y)]), inspect.GaussNewton)
+    with pytest.raises(ValueError, match="BatchMean: argument 'batches': expected batches each time"):
+        once @ v
+
+
+def test_closures_that_give_something_else():
+    w = Tensor(np.ones(2), requires_grad=True)
+    with pytest.raises(TypeError, match=r"Hessian: argument 'closure': .* scalar Tensor, got shape \(2,\)"):
+        inspect.Hessian(lambda: w * w, [w])
+    with pytest.raises(TypeError, match=r"Hessian: argument 'closure': .* scalar Tensor, got float"):
+        inspect.Hessian(lambda: 1.0, [w])
+    with pytest.raises(TypeError, match=r"GaussNewton: argument 'closure': .* returns \(loss, outputs\), got Tensor"):
+        inspect.GaussNewton(lambda: (w * w).sum(), [w])
+    with pytest.raises(ValueError, match="Hessian: argument 'params': expected tensors that require grad, got none"):
+        inspect.Hessian(lambda: (w * w).sum(), [w.detach()])
+
+
 # ---- spectra ----------------------------------------------------------------------------------------------
 
 VALUES = np.concatenate([[-3.0, -0.5], np.linspace(0.1, 5, 95), [20.0, 40.0, 75.0]])
@@ -202,8 +242,9 @@ def test_density():
 @pytest.mark.parametrize(
     ("values", "kind"),
     [([1.0, 2.0, 3.0], "minimum"), ([-1.0, -2.0], "maximum"), ([1.0, -0.1, 4.0], "saddle"), ([1.0, 0.0], "degenerate"),
+     ([-1.0, 0.0], "degenerate"),
      (list(np.linspace(1, 4, 90)), "minimum"), ([*np.linspace(1, 4, 90), -0.5], "saddle")],
-    ids=["minimum", "maximum", "saddle", "degenerate", "minimum by lanczos", "saddle by lanczos"],
+    ids=["minimum", "maximum", "saddle", "degenerate", "degenerate below", "minimum by lanczos", "saddle by lanczos"],
 )  # fmt: skip
 def test_classification(values, kind):
     """F-UND-3, Table 5.1."""

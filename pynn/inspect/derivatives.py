@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from ..autograd import enable_grad, hvp
-from ..curvature import GaussNewton, Hessian, Operator, grads_of
+from ..curvature import BatchMean, GaussNewton, Hessian, Operator, grads_of
 from ..op import OPS
+from ..recompute import repeatable
 from ..tensor import Tensor
 
-__all__ = ["GaussNewton", "Hessian", "Operator", "ggn_vp", "hessian", "hvp", "jacobian"]
+__all__ = ["BatchMean", "GaussNewton", "Hessian", "Operator", "ggn_vp", "hessian", "hvp", "jacobian"]
 
 
 def _listed(value) -> list:
@@ -69,7 +70,7 @@ def jacobian(func: Callable, inputs):
     """
     xs = _leaves(inputs, "jacobian")
     with enable_grad():
-        y = func(*xs)
+        y = repeatable(func)(*xs)
     if not isinstance(y, Tensor):
         raise TypeError(f"jacobian: argument 'func': expected a function that returns a Tensor, got {type(y).__name__}")
     by_columns = len(xs) == 1 and 0 < xs[0].size < y.size
@@ -86,7 +87,7 @@ def hessian(func: Callable, inputs):
     """
     xs = _leaves(inputs, "hessian")
     with enable_grad():
-        y = func(*xs)
+        y = repeatable(func)(*xs)
         gs = grads_of([y], xs, None, create_graph=True)
     rows = []
     for x, g in zip(xs, gs):

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..curvature import Point
+from ..recompute import repeatable
 from ..tensor import Tensor
 
 __all__ = ["Contour", "contour", "main_directions", "random_direction", "slice_loss"]
@@ -38,7 +39,7 @@ def random_direction(params: Iterable[Tensor], seed: int = 0, by_filter: bool = 
 
 def slice_loss(closure: Callable[[], Tensor], params: Iterable[Tensor], direction: np.ndarray, at) -> np.ndarray:
     """closure() at params + a·direction for each a; params keep their values."""
-    direction = np.asarray(direction, np.float64).ravel()
+    direction, closure = np.asarray(direction, np.float64).ravel(), repeatable(closure)
     found = []
     with Point(params) as point, no_grad():
         for a in np.asarray(at, np.float64).ravel():
@@ -85,7 +86,7 @@ def contour(
 ) -> Contour:  # fmt: skip
     """closure() at origin + a·first + b·second; params, which the origin is by default, keep their values."""
     first, second = (np.asarray(d, np.float64).ravel() for d in (first, second))
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b, closure = np.asarray(a, np.float64), np.asarray(b, np.float64), repeatable(closure)
     with Point(params) as point, no_grad():
         shift = 0.0 if origin is None else np.asarray(origin, np.float64).ravel() - point.at
         loss = np.empty((b.size, a.size))
