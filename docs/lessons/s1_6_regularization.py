@@ -1,4 +1,4 @@
-"""S1 chapter 6: ridge and early stopping as spectral filters, L1 against L2, and double descent.
+"""S1 chapter 6: ridge and early stopping as spectral filters, the geometry of L1, L2 and Lp, and double descent.
 
 python docs/lessons/s1_6_regularization.py [--picture PATH]
 """
@@ -11,7 +11,9 @@ import numpy as np
 
 import pynn
 from pynn import Tensor, inspect, nn
-from pynn.optim import L1, L2, SGD
+from pynn.optim import L1, L2, SGD, Lp
+
+STRENGTHS = (0.0, 0.5, 1.0, 2.0, 4.0)
 
 
 def filters(strength: float = 0.05, rate: float = 0.5) -> dict[str, np.ndarray]:
@@ -36,6 +38,21 @@ def sparse(penalty, steps: int) -> np.ndarray:
     for _ in range(steps):
         optimizer.zero_grad()
         (nn.functional.mse_loss(model(Tensor(x)), Tensor(y)) + penalty(model)).backward()
+        optimizer.step()
+    return model.weight.numpy_copy()[0]
+
+
+def geometry(p: float, strength: float, steps: int, rate: float = 0.03) -> np.ndarray:
+    """§6.10.3: where ½(4(w₁ − 2)² + (w₂ − 1)²) + λ/p·Σ|w|ᵖ is least, by gradient descent from the minimum (2, 1) of the
+    first part: directions of small curvature shrink most, under L1 to 0."""
+    model = nn.Linear(2, 1, bias=False).double()
+    with pynn.no_grad():
+        model.weight.copy_(Tensor(np.array([[2.0, 1.0]])))
+    penalty, centre, curvature = Lp(strength, p), Tensor(np.array([[2.0, 1.0]])), Tensor(np.array([[4.0, 1.0]]))
+    for k in range(steps):
+        optimizer = SGD(model.parameters(), lr=rate * (1 - k / steps))  # down to 0, as |w| has a kink
+        optimizer.zero_grad()
+        ((0.5 * curvature * (model.weight - centre) ** 2).sum() + penalty(model)).backward()
         optimizer.step()
     return model.weight.numpy_copy()[0]
 
@@ -66,6 +83,7 @@ def main(short: bool = False) -> dict:
         "filters": filters(),
         "L1": sparse(L1(0.2), steps),
         "L2": sparse(L2(0.2), steps),
+        "geometry": {p: np.stack([geometry(p, s, steps) for s in STRENGTHS]) for p in (1.0, 1.5, 2.0, 4.0)},
         "errors": double_descent(widths, draws=4 if short else 12),
     }
 
@@ -73,7 +91,7 @@ def main(short: bool = False) -> dict:
 def draw(found: dict, path: str) -> None:
     from pynn.inspect._figures import figure
 
-    with figure(path, 1, 3) as axes:
+    with figure(path, 1, 4) as axes:
         f = found["filters"]
         for name in ("ridge", "early stopping"):
             axes[0].semilogx(f["σ"], f[name], label=name)
@@ -85,6 +103,12 @@ def draw(found: dict, path: str) -> None:
         axes[1].legend()
         axes[2].loglog(list(found["errors"]), list(found["errors"].values()), "o-")
         axes[2].set(xlabel="random features (40 samples)", ylabel="test error")
+        a, b = np.meshgrid(np.linspace(-0.3, 2.4, 80), np.linspace(-0.3, 1.6, 80))
+        axes[3].contour(a, b, 0.5 * (4 * (a - 2) ** 2 + (b - 1) ** 2), 14, linewidths=0.4)
+        for p, points in found["geometry"].items():
+            axes[3].plot(*points.T, "o-", ms=3, label=f"p = {p:g}")
+        axes[3].set(title="where the penalty pulls the minimum")
+        axes[3].legend(fontsize="x-small")
 
 
 if __name__ == "__main__":
@@ -94,6 +118,8 @@ if __name__ == "__main__":
         print("  ".join(f"{v:.4f}" for v in row))
     for name in ("L1", "L2"):
         print(name, np.round(result[name], 3))
+    for p, points in result["geometry"].items():
+        print(f"p = {p:g}, λ = {STRENGTHS}:", ", ".join(f"({a:.3f}, {b:.3f})" for a, b in points))
     for width, error in result["errors"].items():
         print(f"{width:5} features: test error {error:.4f}")
     if "--picture" in sys.argv:
