@@ -37,7 +37,7 @@ def test_trust_region(values):
     """On the boundary, better than the Cauchy point, and no better than the exact solution of the subproblem."""
     b, g = spd(values)
     g = 10 * g
-    for radius in (0.01, 0.1, 0.5):
+    for radius in (0.01, 0.1, 0.5, 0.9 * np.linalg.norm(np.linalg.solve(b, g))):  # the last: not in the first step
         p, why = steihaug(lambda v: b @ v, g, radius, 1e-12)
         assert why in ("boundary", "negative curvature")
         np.testing.assert_allclose(np.linalg.norm(p), radius, rtol=1e-9)
