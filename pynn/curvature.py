@@ -12,9 +12,10 @@ import numpy as np
 
 from .autograd import enable_grad, grad, no_grad
 from .recompute import repeatable
+from .sparse import RowGradient
 from .tensor import Tensor
 
-__all__ = ["BatchMean", "GaussNewton", "Hessian", "Operator", "Point", "gradient_at", "grads_of"]
+__all__ = ["BatchMean", "GaussNewton", "Hessian", "Operator", "Point", "gradient_at", "grads_of", "scalar_loss"]
 
 
 def zeros_for(g, x):
@@ -83,10 +84,11 @@ class Operator:
         return (h + h.T) / 2
 
 
-def _loss(loss, what: str) -> Tensor:
+def scalar_loss(loss, what: str) -> Tensor:
+    """loss; raises where it is no scalar Tensor."""
     if not isinstance(loss, Tensor) or loss.size != 1:
         got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise TypeError(f"{what}: argument 'closure': expected a function that returns a scalar Tensor, got {got}")
+        raise TypeError(f"{what}: expected a function that returns a scalar Tensor, got {got}")
     return loss
 
 
@@ -106,7 +108,7 @@ class Hessian(Operator):
     def __init__(self, closure: Callable[[], Tensor], params: Iterable[Tensor], effects: bool = False):
         super().__init__(params)
         with enable_grad():
-            loss = _loss((closure if effects else repeatable(closure))(), type(self).__name__)
+            loss = scalar_loss((closure if effects else repeatable(closure))(), type(self).__name__)
             gs = grads_of([loss], self.params, None, create_graph=True)
         self.loss = loss.item()
         self.gradient = self.flat(gs)
@@ -136,7 +138,7 @@ class GaussNewton(Operator):
             if not isinstance(both, tuple) or len(both) != 2:
                 raise TypeError("GaussNewton: argument 'closure': expected a function that returns (loss, outputs), "
                                 f"got {type(both).__name__}")  # fmt: skip
-            loss, self._z = _loss(both[0], "GaussNewton"), both[1]
+            loss, self._z = scalar_loss(both[0], "GaussNewton"), both[1]
             self._u = Tensor.zeros_like(self._z)
             self._u.requires_grad = True
             self._back = grads_of([self._z], self.params, [self._u], create_graph=True)  # Jᵀu
@@ -209,6 +211,14 @@ class Point:
         """The start, flat, in float64."""
         return np.concatenate([a.astype(np.float64).ravel() for a in self.start])
 
+    def direction(self, d, what: str) -> np.ndarray:
+        """d as a flat float64 vector of as many elements; raises where it is none."""
+        d = np.asarray(d, np.float64).ravel()
+        if d.size != sum(p.size for p in self.params):
+            raise ValueError(f"{what}: expected a direction of {sum(p.size for p in self.params)} elements, as the "
+                             f"parameters that require grad have, got {d.size}")  # fmt: skip
+        return d
+
     def go(self, offset: np.ndarray) -> None:
         """To the start plus a flat offset."""
         ends = np.cumsum([p.size for p in self.params])[:-1]
@@ -229,4 +239,5 @@ def gradient_at(closure: Callable, params: list[Tensor]) -> np.ndarray:
     """The gradient of closure() with respect to params, flat, in float64; zeros where nothing leads to one."""
     with enable_grad():
         found = grad(closure(), params, allow_unused=True)
+    found = [g.to_dense() if isinstance(g, RowGradient) else g for g in found]
     return Operator.flat(map(zeros_for, found, params))

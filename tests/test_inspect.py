@@ -174,14 +174,59 @@ def test_mean_over_batches():
 
 def test_closures_that_give_something_else():
     w = Tensor(np.ones(2), requires_grad=True)
-    with pytest.raises(TypeError, match=r"Hessian: argument 'closure': .* scalar Tensor, got shape \(2,\)"):
+    with pytest.raises(TypeError, match=r"Hessian: expected .* scalar Tensor, got shape \(2,\)"):
         inspect.Hessian(lambda: w * w, [w])
-    with pytest.raises(TypeError, match=r"Hessian: argument 'closure': .* scalar Tensor, got float"):
+    with pytest.raises(TypeError, match=r"Hessian: expected .* scalar Tensor, got float"):
         inspect.Hessian(lambda: 1.0, [w])
     with pytest.raises(TypeError, match=r"GaussNewton: argument 'closure': .* returns \(loss, outputs\), got Tensor"):
         inspect.GaussNewton(lambda: (w * w).sum(), [w])
     with pytest.raises(ValueError, match="Hessian: argument 'params': expected tensors that require grad, got none"):
         inspect.Hessian(lambda: (w * w).sum(), [w.detach()])
+    with pytest.raises(TypeError, match=r"hessian: expected .* scalar Tensor, got shape \(2,\)"):
+        inspect.hessian(lambda t: t * t, w)
+    with pytest.raises(TypeError, match="jacobian: argument 'inputs': expected floating Tensors, got one of int64"):
+        inspect.jacobian(lambda t: t, Tensor(np.arange(2)))
+
+
+def test_arguments_of_inspection():
+    """Directions of another size, numbers of nothing, and values that are not finite are named."""
+    closure, w, _ = quadratic([1.0, 2.0, 3.0])
+    two, three, text = np.ones(2), np.ones(3), "expected a direction of 3 elements, as the .* got 2"
+    for what, call in {
+        "taylor": lambda: inspect.taylor(closure, [w], two, [1.0]),
+        "slice_loss": lambda: inspect.slice_loss(closure, [w], two, [1.0]),
+        "contour": lambda: inspect.contour(closure, [w], three, two, [1.0], [1.0]),
+        "contour: argument 'origin'": lambda: inspect.contour(closure, [w], three, three, [1.0], [1.0], two),
+    }.items():
+        with pytest.raises(ValueError, match=f"{what}: {text}"):
+            call()
+    h = inspect.Hessian(closure, [w])
+    for what, call in {
+        "eigenvalues: argument 'k'": lambda: inspect.eigenvalues(h, 0),
+        "trace: argument 'probes'": lambda: inspect.trace(h, 0),
+        "density: argument 'steps'": lambda: inspect.density(h, steps=0),
+    }.items():
+        with pytest.raises(ValueError, match=f"{what}: expected an integer >= 1, got 0"):
+            call()
+    with pytest.raises(TypeError, match="gradient_flow: argument 'model': expected a Module, got function"):
+        inspect.gradient_flow(lambda t: t, w)
+    with pynn.no_grad():
+        w.fill_(np.nan)
+    h = inspect.Hessian(closure, [w])
+    for call in (inspect.eigenvalues, inspect.density, inspect.classify):
+        with pytest.raises(ValueError, match=r"expected a gradient without NaN and Inf; pynn\.detect_anomaly names"):
+            call(h)
+    with pytest.raises(ValueError, match="expected a gradient without NaN and Inf"):
+        inspect.stable_rate(closure, [w])
+
+
+def test_gradients_by_rows_are_dense_here():
+    table, rows = nn.Embedding(4, 2, sparse=True).double(), Tensor(np.array([1, 2, 1]))
+    found = inspect.gradient_noise(lambda i: (table(rows[i]) ** 2).sum() * (1 / len(i)), table.parameters(), 3, [2], 4)
+    e = table.weight.numpy_copy()[[1, 2, 1]]
+    g = np.zeros((3, 4, 2))
+    g[np.arange(3), [1, 2, 1]] = 2 * e
+    close(found.sigma, np.sqrt(((g - g.mean(0)) ** 2).sum() / 3))
 
 
 # ---- spectra ----------------------------------------------------------------------------------------------

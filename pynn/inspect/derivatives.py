@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..autograd import enable_grad, hvp
-from ..curvature import BatchMean, GaussNewton, Hessian, Operator, grads_of
+from ..curvature import BatchMean, GaussNewton, Hessian, Operator, grads_of, scalar_loss
 from ..op import OPS
 from ..recompute import repeatable
 from ..tensor import Tensor
@@ -23,7 +23,8 @@ def _leaves(inputs, what: str) -> list[Tensor]:
     leaves = []
     for x in _listed(inputs):
         if not isinstance(x, Tensor) or x.dtype.kind != "f":
-            raise TypeError(f"{what}: argument 'inputs': expected floating Tensors, got {type(x).__name__}")
+            got = f"one of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{what}: argument 'inputs': expected floating Tensors, got {got}")
         x = x.detach()
         x.requires_grad = True
         leaves.append(x)
@@ -87,7 +88,7 @@ def hessian(func: Callable, inputs):
     """
     xs = _leaves(inputs, "hessian")
     with enable_grad():
-        y = repeatable(func)(*xs)
+        y = scalar_loss(repeatable(func)(*xs), "hessian")
         gs = grads_of([y], xs, None, create_graph=True)
     rows = []
     for x, g in zip(xs, gs):

@@ -151,6 +151,8 @@ def gradient_flow(
 
     Source: S1 §5.2.11–5.2.14; F-TR-4.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"gradient_flow: argument 'model': expected a Module, got {type(model).__name__}")
     x = x if isinstance(x, Tensor) else Tensor(x)
     x = x.detach()
     if x.dtype.kind == "f":

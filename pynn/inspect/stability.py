@@ -36,7 +36,7 @@ def taylor(closure: Callable[[], Tensor], params: Iterable[Tensor], direction: n
     """
     params, closure = list(params), repeatable(closure)
     h = Hessian(closure, params)
-    d, s = np.asarray(direction, np.float64).ravel(), np.asarray(steps, np.float64)
+    d, s = Point(h.params).direction(direction, "taylor"), np.asarray(steps, np.float64)
     slope, bend = float(h.gradient @ d), float(d @ h.matvec(d))
     losses = []
     with Point(h.params) as point, no_grad():
