@@ -85,6 +85,33 @@ def test_products_as_differences(name):
     close(got / (12 * eps) * np.linalg.norm(draws(name)[3]), want, 1e-8)
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_gauss_newton_and_jacobians_as_differences(name):
+    """F-AD-5, F-AD-7: J of the outputs by differences in float64, by parameters and by inputs; Gv = Jᵀ(H_L(Jv)) with
+    the closed form of cross-entropy's H_L = (diag(p) − ppᵀ)/N."""
+    model, closure, v = network(name)
+    x = draws(name)[1]
+
+    def differences(f, n, eps=3e-5):  # small beside the distance to ReLU's kinks
+        return np.stack([(8 * (f(eps * e) - f(-eps * e)) - f(2 * eps * e) + f(-2 * eps * e)) / (12 * eps)
+                         for e in np.eye(n)], axis=-1)  # fmt: skip
+
+    with pynn.no_grad():
+        p = OPS.softmax(model(Tensor(x))).numpy_copy()
+        with inspect.surface.Point(model.parameters()) as point:
+
+            def moved(offset):
+                point.go(offset)
+                return model(Tensor(x)).numpy_copy()
+
+            j = differences(moved, v.size)
+        by_x = differences(lambda d: model(Tensor(x + d.reshape(x.shape))).numpy_copy(), x.size)
+    jv = j @ v
+    hjv = p * (jv - (p * jv).sum(1, keepdims=True)) / len(x)
+    close(inspect.GaussNewton(closure, model.parameters()) @ v, np.einsum("nci,nc->i", j, hjv))
+    close(inspect.jacobian(model, Tensor(x)), by_x.reshape(*p.shape, *x.shape))
+
+
 def test_whole_matrices_as_torch_func():
     """F-AD-5, F-UND-2: the Hessian of all parameters and the Jacobian of the outputs."""
     model, closure, _ = network("mlp")
