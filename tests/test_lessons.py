@@ -107,6 +107,18 @@ def test_gradients():
     assert flows["ReLU", 20].verdict == "healthy"
     assert flows["Sigmoid", 20].ratio < flows["Sigmoid", 5].ratio ** 2
     assert found["subgradients"] == {"|x|": 0.0, "ReLU": 0.0}
+    kinds = [text.split(":")[0] for text in found["surface"].values()]
+    assert kinds == ["saddle", "minimum", "not stationary"]
+    assert "from -1 to 1" in found["surface"]["(0.0, 0.0)"]
+    assert "from 1 to 2" in found["surface"]["(1.0, 0.0)"]
+    model, s = found["models"], np.array([0.1, 0.01])
+    at = 0.5 + s
+    np.testing.assert_allclose(model.loss, 0.25 * at**4 - 0.5 * at**2 + 0.5 * at**2, rtol=1e-12)
+    np.testing.assert_allclose(model.loss - model.first, 0.375 * s**2 + 0.5 * s**3 + 0.25 * s**4, rtol=1e-9)
+    np.testing.assert_allclose(model.loss - model.second, 0.5 * s**3 + 0.25 * s**4, rtol=1e-6)
+    np.testing.assert_allclose(found["noise"].spread, found["noise"].expected(), rtol=0.35)
+    np.testing.assert_allclose(found["rate"].rate, 0.02)
+    np.testing.assert_allclose(list(found["rate"].measured.values()), [0.8, 1.2], rtol=1e-3)
     norms = found["norms"]
     assert all(row["LN: other samples"] == row["LN: inference"] == 0 for row in norms.values())
     for what in ("BN: other samples", "BN: inference"):
@@ -126,6 +138,14 @@ def test_double_descent():
     one, two = np.abs(found["L1"]), np.abs(found["L2"])
     assert (one[3:] < 0.02).all(), "L1 makes weights vanish, up to the size of a step"
     assert (two[3:] > 0.02).any()
+    assert found["rescaled"]["output at 1"] == (6.0, 6.0)
+    assert found["rescaled"]["L2"] == (13 / 2, 18.25 / 2)
+    np.testing.assert_allclose(found["rescaled"]["rescaling-invariant"], 6.0, rtol=1e-12)
+    off = found["symmetries"]
+    assert max(off["convolution, shifted"], off["set, reordered"]) < 1e-12 < 0.1 < off["linear layer, shifted"]
+    line, good, wild = found["trade-off"].values()
+    assert line.bias2 > 10 * good.bias2
+    assert wild.variance > 2 * good.variance
     for s, (a, b) in zip(module.STRENGTHS, found["geometry"][2.0]):
         np.testing.assert_allclose([a, b], [8 / (4 + s), 1 / (1 + s)], atol=1e-3)
     for s, (a, b) in zip(module.STRENGTHS, found["geometry"][1.0]):

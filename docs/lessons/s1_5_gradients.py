@@ -1,5 +1,5 @@
-"""S1 chapter 5: subgradients, a narrow valley and four ways down, gradients that vanish by activation and depth, batch
-norm against layer norm.
+"""S1 chapter 5: subgradients, models of an error surface and its stationary points, a narrow valley and four ways
+down, noise of mini-batches, gradients that vanish by activation and depth, batch norm against layer norm.
 
 python docs/lessons/s1_5_gradients.py [--picture PATH]
 """
@@ -66,6 +66,41 @@ def subgradients() -> dict[str, float]:
     return found
 
 
+def two_wells(w: Tensor) -> Tensor:
+    """E = ¼w₁⁴ − ½w₁² + ½w₂²: minima at (±1, 0), a saddle at (0, 0)."""
+    a, b = w[0], w[1]
+    return 0.25 * a**4 - 0.5 * a * a + 0.5 * b * b
+
+
+def surface() -> dict[str, str]:
+    """§5.2.5–5.2.8, Table 5.1: the kind of a point by the signs of its curvatures."""
+    found = {}
+    for place in ((0.0, 0.0), (1.0, 0.0), (0.5, 0.5)):
+        w = Tensor(np.array(place), requires_grad=True)
+        found[str(place)] = str(inspect.classify(inspect.Hessian(lambda w=w: two_wells(w), [w])))
+    return found
+
+
+def models() -> inspect.stability.Taylor:
+    """§5.2.2, §5.2.7: E and its first- and second-order models along (1, 1) from (0.5, 0.5); errors fall as s², s³."""
+    w = Tensor(np.array([0.5, 0.5]), requires_grad=True)
+    return inspect.taylor(lambda: two_wells(w), [w], np.array([1.0, 1.0]), [0.1, 0.01])
+
+
+def batches(draws: int) -> inspect.GradientNoise:
+    """§5.2.9: how far gradients of mini-batches lie from that of all data: σ/√B. Least squares of 200 samples."""
+    rng = np.random.default_rng(0)
+    x, y = Tensor(rng.standard_normal((200, 3))), Tensor(rng.standard_normal((200, 1)))
+    w = Tensor(np.ones((3, 1)), requires_grad=True)
+    return inspect.gradient_noise(lambda k: 0.5 * ((x[k] @ w - y[k]) ** 2).mean(), [w], 200, (1, 4, 16, 100), draws)
+
+
+def rate() -> inspect.StableRate:
+    """§5.2.10: η < 2/λmax, and what gradient descent does on either side."""
+    w = Tensor(np.array(START), requires_grad=True)
+    return inspect.stable_rate(lambda: 0.5 * (Tensor(np.array([STEEP, FLAT])) * w * w).sum(), [w])
+
+
 def norms(batch: int, features: int = 6) -> dict[str, float]:
     """§5.3, Table 5.4: how much a sample's output of a layer in training depends on the other samples, and how far
     inference is from training; root mean squares."""
@@ -90,6 +125,10 @@ def main(short: bool = False) -> dict:
     depths = (5, 20) if short else (5, 10, 20, 40)
     return {
         "subgradients": subgradients(),
+        "surface": surface(),
+        "models": models(),
+        "noise": batches(40 if short else 400),
+        "rate": rate(),
         "norms": {b: norms(b) for b in (2, 8, 64, 512)},
         "ways": {way: valley(way) for way in WAYS},
         "flows": {(a.__name__, d): flow(a, d) for a in (nn.Sigmoid, nn.Tanh, nn.ReLU) for d in depths},
@@ -118,6 +157,14 @@ def draw(found: dict, path: str) -> None:
 
 if __name__ == "__main__":
     result = main()
+    for place, kind in result["surface"].items():
+        print(f"two wells at {place}: {kind}")
+    m = result["models"]
+    for s, loss, one, two in zip(m.steps, m.loss, m.first, m.second):
+        print(f"step {s}: E {loss:.6f}, first-order model off by {one - loss:.1e}, second-order by {two - loss:.1e}")
+    print(result["rate"])
+    for size, spread, expected in zip(result["noise"].sizes, result["noise"].spread, result["noise"].expected()):
+        print(f"batches of {size}: gradients lie {spread:.3f} from the whole's, σ/√B = {expected:.3f}")
     for way, points in result["ways"].items():
         turns = int(np.sum(np.diff(np.sign(points[:, 0])) != 0))
         print(f"{way:17} {len(points) - 1:4} steps, {turns:4} times across the valley")
