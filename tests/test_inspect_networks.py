@@ -6,6 +6,7 @@ import pytest
 import pynn
 from pynn import OPS, Tensor, inspect, models, nn
 from pynn.nn import functional as F
+from pynn.recompute import repeatable
 from pynn.train import Trainer
 
 
@@ -176,6 +177,26 @@ def test_inspection_leaves_any_model_as_it_was(name, dtype, training):
     assert one == again
     t = inspect.taylor(loss, params, d, [0.0])
     np.testing.assert_allclose(t.loss, t.first, rtol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_of_any_model_as_differences(name, training):
+    """F-AD-7: Hv of batch norm, dropout, attention and recurrent layers by differences of gradients, to 1e-8."""
+    make, shape = NETWORKS[name]
+    pynn.manual_seed(1)
+    model, rng = make().double().train(training), np.random.default_rng(0)
+    x, y = Tensor(rng.standard_normal(shape)), Tensor(rng.integers(0, 4, 6))
+    params = list(model.parameters())
+    d = rng.standard_normal(sum(p.size for p in params))
+    d /= np.linalg.norm(d)
+    loss = repeatable(lambda: F.cross_entropy(model(x), y))
+    want, got, eps = inspect.Hessian(loss, params) @ d, 0.0, 1e-5 if name == "cnn" else 1e-3  # kinks of ReLU
+    with inspect.stability.Point(params) as point:
+        for weight, step in ((8, eps), (-8, -eps), (-1, 2 * eps), (1, -2 * eps)):
+            point.go(step * d)
+            got = got + weight * inspect.stability.gradient_at(loss, params)
+    np.testing.assert_allclose(got / (12 * eps), want, rtol=0, atol=1e-8 * np.abs(want).max())
 
 
 # ---- the graph ---------------------------------------------------------------------------------------------
