@@ -258,6 +258,12 @@ def reference(x, q, w, reduction, total):
     return {"none": loss, "sum": loss.sum(), "mean": loss.sum() / total}[reduction]
 
 
+def slope(x, q, w, reduction, total):
+    """The derivative of reference()'s sum: p·Σ q·w − q·w, which is p − y for one label."""
+    a = q * w
+    return (special.softmax(x, -1) * a.sum(-1, keepdims=True) - a) / (total if reduction == "mean" else 1)
+
+
 def case(shape=(37, 10), seed=0):
     rng = np.random.default_rng(seed)
     return (
@@ -280,10 +286,11 @@ def test_cross_entropy_by_index(shape, weighted, smooth, reduction):
     x, t, w = case(shape)
     c = shape[-1]
     q = (1 - smooth) * one_hot(t, c) + smooth / c
-    want = reference(x, q, w if weighted else np.ones(c), reduction, w[t].sum() if weighted else t.size)
-    weight = pynn.tensor(w) if weighted else None
-    got = L.cross_entropy(pynn.tensor(x), pynn.tensor(t), weight, reduction=reduction, label_smoothing=smooth)
-    close(got, want)
+    of = x, q, w if weighted else np.ones(c), reduction, w[t].sum() if weighted else t.size
+    weight, z = pynn.tensor(w) if weighted else None, leaf(x)
+    got = L.cross_entropy(z, pynn.tensor(t), weight, reduction=reduction, label_smoothing=smooth)
+    close(got, reference(*of))
+    close(pynn.grad(got.sum(), z)[0], slope(*of))
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -293,10 +300,11 @@ def test_cross_entropy_by_probability(weighted, smooth, reduction):
     """F-LOSS-4: the mean divides by the rows, whatever the weights."""
     x, _t, w = case()
     q = np.random.default_rng(1).dirichlet(np.ones(10), 37)
-    want = reference(x, (1 - smooth) * q + smooth / 10, w if weighted else np.ones(10), reduction, 37)
-    weight = pynn.tensor(w) if weighted else None
-    got = L.cross_entropy(pynn.tensor(x), pynn.tensor(q), weight, reduction=reduction, label_smoothing=smooth)
-    close(got, want)
+    of = x, (1 - smooth) * q + smooth / 10, w if weighted else np.ones(10), reduction, 37
+    weight, z = pynn.tensor(w) if weighted else None, leaf(x)
+    got = L.cross_entropy(z, pynn.tensor(q), weight, reduction=reduction, label_smoothing=smooth)
+    close(got, reference(*of))
+    close(pynn.grad(got.sum(), z)[0], slope(*of))
 
 
 def test_cross_entropy_of_one_hot_is_that_of_labels():
