@@ -127,7 +127,7 @@ def triads(names, threads, rounds):
                 known = min(reads, 4), min(writes, 3)  # of more arrays than that a loop was not made
                 best += nbytes * (reads + writes) / limits.bandwidth(*known, nbytes * known[0], in_place=True)
             took = []
-            for _ in range(5):
+            for _ in range(15):  # as often as bandwidth() tries: five times in three ways
                 start = time.perf_counter()
                 step()
                 took.append(time.perf_counter() - start)

@@ -57,19 +57,17 @@ PN_INLINE V sgd_vec(const sgd *s, V g, V p, V *b, int first) {
     return pn_fnma(s->lr, g, p);
 }
 
-/* n elements; b may be absent */
-static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first) {
+/* n elements; whether b is there is a constant of each of its copies below */
+PN_INLINE void sgd_loop(const sgd *how, const T *g, T *p, T *b, int64_t n, int first) {
     const sgd copy = *how, *s = &copy; /* in registers: a store to p cannot change it */
     int64_t i = 0;
-    for (; !b && i + PN_VL <= n; i += PN_VL)
-        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
-    for (; b && i + PN_VL <= n; i += PN_VL) {
-        V buf = pn_load(b + i);
+    for (; i + PN_VL <= n; i += PN_VL) {
+        V buf = b ? pn_load(b + i) : pn_set1(0);
         if (s->far)
             __builtin_prefetch(g + i + PN_LIST_AHEAD), __builtin_prefetch(p + i + PN_LIST_AHEAD);
-        if (s->far) __builtin_prefetch(b + i + PN_LIST_AHEAD);
-        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), &buf, first));
-        pn_store(b + i, buf);
+        if (s->far && b) __builtin_prefetch(b + i + PN_LIST_AHEAD);
+        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), b ? &buf : NULL, first));
+        if (b) pn_store(b + i, buf);
     }
     if (i < n) {
         int64_t m = n - i;
@@ -78,6 +76,13 @@ static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first
         pn_store_part(p + i, now, m);
         if (b) pn_store_part(b + i, buf, m);
     }
+}
+
+static void sgd_run(const sgd *s, const T *g, T *p, T *b, int64_t n, int first) {
+    if (b)
+        sgd_loop(s, g, p, b, n, first);
+    else
+        sgd_loop(s, g, p, NULL, n, 0);
 }
 
 static void sgd_span(const pn_list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
