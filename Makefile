@@ -12,7 +12,7 @@ SOURCES = $(wildcard csrc/*.[ch] csrc/*.inc csrc/ops/*.[ch] pynn/*/*.pyx pynn/*/
 	setup.py pyproject.toml
 C_FILES = $(wildcard csrc/*.[ch] csrc/ops/*.[ch] tests/c/*.[ch])
 
-.PHONY: demo test test-all bench bench-peers asan mutants lint wheel aarch64 clean help
+.PHONY: demo docs test test-all bench bench-peers asan mutants lint wheel aarch64 clean help
 .DEFAULT_GOAL = help
 
 demo: build/.built $(VENV)/.demo  ## train a network on real handwritten digits
@@ -23,6 +23,12 @@ test: build/.strict $(VENV)/.test  ## build with warnings as errors, run the tes
 
 test-all: build/.strict $(VENV)/.test  ## the tests over the full product of ops and dimensions
 	PYNN_TEST_ALL=1 $(PY) -m pytest tests -q --durations=20 $(ARGS)
+
+docs: build/.built $(VENV)/.demo  ## docs/ops.md, and the lessons' pictures and what they print into build/docs
+	$(PY) docs/make_ops.py
+	@mkdir -p build/docs
+	@set -e; for lesson in $(wildcard docs/lessons/*.py); do name=$$(basename $$lesson .py); echo $$lesson; \
+	$(PY) $$lesson --picture build/docs/$$name.png > build/docs/$$name.txt; done
 
 bench: build/.built $(VENV)/.test  ## the machine's limits, and every op against them
 	$(PY) -m pynn bench $(ARGS)

@@ -12,7 +12,9 @@
 #include "pn_kernel.h"
 #include "pn_simd.h"
 
+/* Elements, at least a PN_LIST_CHUNKS-th of the list: with each chunk memory's streams begin anew. */
 #define PN_LIST_CHUNK 16384
+#define PN_LIST_CHUNKS 64
 #define PN_LIST_UNIT 64 /* elements, so that pieces start on whole vectors */
 #define PN_LIST_MARKS 64
 #define PN_LIST_FAR (4 << 20) /* bytes of one column from which on a step is bound by memory */
@@ -44,7 +46,7 @@ static inline pn_list pn_list_of(const pn_call *c, int n_fixed, int width, int l
         if (r % l.skip == 0) l.mark[r / l.skip] = l.total;
         l.total += pn_list_room(&l, r);
     }
-    l.grain = pn_ceil_div(pn_grain(PN_LIST_CHUNK), unit) * unit;
+    l.grain = pn_ceil_div(pn_grain(pn_max(PN_LIST_CHUNK, l.total / PN_LIST_CHUNKS)), unit) * unit;
     return l;
 }
 

@@ -1,7 +1,7 @@
 """Second-order matrices of a loss, known by their products: the Hessian and the Gauss–Newton matrix.
 
 Each keeps the graph of the gradient: building one costs a forward and a backward pass, each product after that one
-walk (Hessian) or three (GaussNewton), whatever the number of parameters.
+walk (Hessian) or three (GaussNewton), whatever the number of parameters. BatchMean keeps none.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from .autograd import enable_grad, grad, no_grad
+from .recompute import repeatable
+from .sparse import RowGradient
 from .tensor import Tensor
 
-__all__ = ["GaussNewton", "Hessian", "Operator", "Point", "gradient_at", "grads_of"]
+__all__ = ["BatchMean", "GaussNewton", "Hessian", "Operator", "Point", "gradient_at", "grads_of", "scalar_loss"]
 
 
 def zeros_for(g, x):
@@ -82,22 +84,31 @@ class Operator:
         return (h + h.T) / 2
 
 
+def scalar_loss(loss, what: str) -> Tensor:
+    """loss; raises where it is no scalar Tensor."""
+    if not isinstance(loss, Tensor) or loss.size != 1:
+        got = f"shape {loss.shape}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise TypeError(f"{what}: expected a function that returns a scalar Tensor, got {got}")
+    return loss
+
+
 class Hessian(Operator):
     """The Hessian of closure() with respect to params.
 
     Args:
         closure: computes the scalar loss from params; called once, with recording on.
         params: leaves that require grad; a model's parameters.
+        effects: whether the call changes the state of random numbers and batch norm's statistics, as in a training.
 
     Products repeat until a parameter changes, which they then tell by a RuntimeError: make a new one.
 
     Source: Pearlmutter 1994; S1 §2.11; F-AD-7.
     """
 
-    def __init__(self, closure: Callable[[], Tensor], params: Iterable[Tensor]):
+    def __init__(self, closure: Callable[[], Tensor], params: Iterable[Tensor], effects: bool = False):
         super().__init__(params)
         with enable_grad():
-            loss = closure()
+            loss = scalar_loss((closure if effects else repeatable(closure))(), type(self).__name__)
             gs = grads_of([loss], self.params, None, create_graph=True)
         self.loss = loss.item()
         self.gradient = self.flat(gs)
@@ -115,15 +126,19 @@ class GaussNewton(Operator):
 
     Args:
         closure: computes (loss, outputs), the loss from the outputs and these from params; called once.
-        params: leaves that require grad.
+        params: leaves that require grad. effects: as for Hessian.
 
     Source: Schraudolph 2002; Martens 2010; S1 §2.11.5.
     """
 
-    def __init__(self, closure: Callable[[], tuple[Tensor, Tensor]], params: Iterable[Tensor]):
+    def __init__(self, closure: Callable[[], tuple[Tensor, Tensor]], params: Iterable[Tensor], effects: bool = False):
         super().__init__(params)
         with enable_grad():
-            loss, self._z = closure()
+            both = (closure if effects else repeatable(closure))()
+            if not isinstance(both, tuple) or len(both) != 2:
+                raise TypeError("GaussNewton: argument 'closure': expected a function that returns (loss, outputs), "
+                                f"got {type(both).__name__}")  # fmt: skip
+            loss, self._z = scalar_loss(both[0], "GaussNewton"), both[1]
             self._u = Tensor.zeros_like(self._z)
             self._u.requires_grad = True
             self._back = grads_of([self._z], self.params, [self._u], create_graph=True)  # Jᵀu
@@ -138,6 +153,52 @@ class GaussNewton(Operator):
         return grads_of([self._z], self.params, [hjv])
 
 
+class BatchMean(Operator):
+    """The mean of the matrices of batches, weighted by their sizes: that of the mean loss over a whole data set.
+
+    Args:
+        closure: closure(*batch) computes what `kind` takes: the mean loss of the batch, or (loss, outputs).
+        params: leaves that require grad.
+        batches: what can be walked any number of times: a DataLoader, or a list of tuples of Tensors or arrays, whose
+            first member tells the size. Each product walks it once, a batch in memory at a time, and costs a gradient
+            more than the products of `kind` alone.
+        kind: Hessian or GaussNewton.
+
+    Raises:
+        ValueError: no batches, such as of a generator that has been used up.
+
+    Source: F-UND-2.
+    """
+
+    def __init__(self, closure: Callable, params: Iterable[Tensor], batches: Iterable, kind: type = Hessian):
+        super().__init__(params)
+        self.closure, self.batches, self.kind = closure, batches, kind
+        self._mean = repeatable(self._walk)  # a shuffled loader gives one order, dropout one mask a batch
+        both = self._mean(lambda op: np.append(op.gradient, op.loss))
+        self.gradient, self.loss = both[:-1], float(both[-1])
+
+    def _walk(self, of: Callable[[Operator], np.ndarray]) -> np.ndarray:
+        """The mean of what of() gives of each batch's matrix."""
+        found, total = np.zeros(1), 0
+        for batch in self.batches:
+            batch = [t if isinstance(t, Tensor) else Tensor(np.asarray(t)) for t in batch]
+            op = self.kind(lambda batch=batch: self.closure(*batch), self.params, effects=True)
+            found = found + len(batch[0]) * of(op)
+            total += len(batch[0])
+        if not total:
+            raise ValueError("BatchMean: argument 'batches': expected batches each time that it is walked, got none")
+        return found / total
+
+    def matvec(self, v):
+        self.products += 1
+        return self._mean(lambda op: op.matvec(v))
+
+    __matmul__ = matvec
+
+    def product(self, vs):
+        return self.parts(self.matvec(self.flat(vs)))
+
+
 class Point:
     """The parameters as a place to go to and come back from."""
 
@@ -149,6 +210,14 @@ class Point:
     def at(self) -> np.ndarray:
         """The start, flat, in float64."""
         return np.concatenate([a.astype(np.float64).ravel() for a in self.start])
+
+    def direction(self, d, what: str) -> np.ndarray:
+        """d as a flat float64 vector of as many elements; raises where it is none."""
+        d = np.asarray(d, np.float64).ravel()
+        if d.size != sum(p.size for p in self.params):
+            raise ValueError(f"{what}: expected a direction of {sum(p.size for p in self.params)} elements, as the "
+                             f"parameters that require grad have, got {d.size}")  # fmt: skip
+        return d
 
     def go(self, offset: np.ndarray) -> None:
         """To the start plus a flat offset."""
@@ -167,7 +236,8 @@ class Point:
 
 
 def gradient_at(closure: Callable, params: list[Tensor]) -> np.ndarray:
-    """The gradient of closure() with respect to params, flat, in float64."""
+    """The gradient of closure() with respect to params, flat, in float64; zeros where nothing leads to one."""
     with enable_grad():
         found = grad(closure(), params, allow_unused=True)
+    found = [g.to_dense() if isinstance(g, RowGradient) else g for g in found]
     return Operator.flat(map(zeros_for, found, params))

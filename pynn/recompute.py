@@ -22,7 +22,7 @@ from .tensor import Tensor
 if TYPE_CHECKING:
     from .random import Generator
 
-__all__ = ["checkpoint", "recomputing"]
+__all__ = ["checkpoint", "recomputing", "repeatable"]
 
 _PART, _RESULTS = 16, 6  # tensors that one node links, results of a block: an op has 24 arguments at most
 _state = threading.local()
@@ -46,6 +46,23 @@ def _again(generators: list, keys: list):
         _state.on = before
         for g, key in zip(generators, now):
             OPS.copy_(key, g._state)
+
+
+def repeatable(fn: Callable) -> Callable:
+    """fn as it would be now, each time: it draws the random numbers that the default generator has next, which still
+    has them afterwards, and takes no statistics (batch norm).
+
+    A loss under dropout so is one function of its parameters, whose values at two points can be compared.
+    """
+    from .random import default_generator
+
+    key = OPS.copy(default_generator._state)
+
+    def again(*args, **kwargs):
+        with _again([default_generator], [key]):
+            return fn(*args, **kwargs)
+
+    return again
 
 
 class _Block:

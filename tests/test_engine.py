@@ -9,6 +9,7 @@ import pytest
 
 import pynn
 from pynn import OPS, Tensor, _core, backward, detect_anomaly, enable_grad, grad, no_grad
+from pynn.nn import functional as F
 
 
 def leaf(value, dtype=np.float64):
@@ -127,13 +128,41 @@ def test_grad_can_be_set_cleared_and_is_checked():
 
 
 def test_kinks():
-    """F-AD-11: the subgradient of |x| at 0 is 0; ties of max share evenly (S1 §5.1)."""
+    """F-AD-11: the subgradients of |x| and ReLU at 0 are 0; ties of max and min share evenly (S1 §5.1)."""
     x = leaf([-2.0, 0.0, 3.0])
     (g,) = grad(abs(x).sum(), [x])
     np.testing.assert_array_equal(g.numpy(), [-1, 0, 1])
+    (g,) = grad(F.relu(x).sum(), [x])
+    np.testing.assert_array_equal(g.numpy(), [0, 0, 1])
+    for f, want in ((OPS.maximum, [0, 0.5, 1]), (OPS.minimum, [1, 0.5, 0])):
+        (g,) = grad(f(x, 0.0).sum(), [x])
+        np.testing.assert_array_equal(g.numpy(), want)
     x = leaf([1.0, 5.0, 5.0])
     (g,) = grad(x.amax(), [x])
     np.testing.assert_array_equal(g.numpy(), [0, 0.5, 0.5])
+
+
+@pytest.mark.parametrize("name", ["sign", "floor", "ceil", "round"])
+def test_levels_have_the_derivative_0(name):
+    """As PyTorch's: zeros, which reach leaves, by backward, grad and twice, and in a plan again and again."""
+    f = getattr(OPS, name)
+    x = leaf([-1.5, 0.25, 3.75])
+    (g,) = grad(f(x).sum(), [x], create_graph=True)
+    np.testing.assert_array_equal(g.numpy(), [0, 0, 0])
+    (g,) = grad((x * f(x)).sum(), [x])
+    np.testing.assert_array_equal(g.numpy(), f(x).detach().numpy())
+    f(x).sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0, 0, 0])
+
+    @pynn.compile
+    def step(x, w):
+        (f(x * w)).sum().backward()
+        (w * 2.0).sum().backward()
+
+    w = leaf([1.0, 2.0, 3.0])
+    for k in range(1, 4):
+        step(x.detach(), w)
+        np.testing.assert_array_equal(w.grad.numpy(), [2.0 * k] * 3)
 
 
 # ---- hooks -------------------------------------------------------------------------------------------

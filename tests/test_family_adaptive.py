@@ -241,11 +241,6 @@ def test_bad_values_are_named(name):
     if "moments" in name or name in ("lion", "lamb"):
         with pytest.raises(ValueError, match="beta parameter at index 1"):
             cls(p, betas=(0.9, 1.0))
-    table = nn.Embedding(4, 2, sparse=True)
-    opt = cls(table.parameters(), lr=0.1)
-    table(pynn.Tensor(np.array([1]))).sum().backward()
-    with pytest.raises(RuntimeError, match=rf"{cls.__name__} does not support gradients by rows"):
-        opt.step()
 
 
 def test_adam_with_eps_inside_the_root():

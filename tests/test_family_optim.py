@@ -161,6 +161,8 @@ def test_adamw_is_adam_with_decoupled_decay():
             set_grads(params, gs)
             opt.step()
     np.testing.assert_array_equal(values(a), values(b))
+    want = adam_reference(start, grads, [1e-3] * len(grads), weight_decay=0.3, decoupled_weight_decay=True)
+    np.testing.assert_allclose(values(a), want, rtol=1e-13)
     assert AdamW(a).param_groups[0]["weight_decay"] == 1e-2
 
 

@@ -10,7 +10,7 @@ from optim_helpers import data, leaves, set_grads, values
 import pynn
 from pynn import RowGradient, Tensor, nn
 from pynn.nn.utils import clip_grad_norm_, clip_grad_value_
-from pynn.optim import SGD, Adam, AdamW, SparseAdam
+from pynn.optim import LAMB, SGD, Adagrad, Adam, AdamW, Lion, NAdam, RAdam, RMSprop, SparseAdam
 
 DTYPES = ("float32", "float64")
 
@@ -41,6 +41,8 @@ MAKERS = {
     "sgd": lambda p: SGD(p, 0.1),
     "momentum": lambda p: SGD(p, 0.1, momentum=0.9, dampening=0.2, weight_decay=0.1),
     "nesterov": lambda p: SGD(p, 0.1, momentum=0.9, nesterov=True, maximize=True),
+    "adagrad": lambda p: Adagrad(p, 0.1, lr_decay=0.3, weight_decay=0.1),
+    "adagrad inside": lambda p: Adagrad(p, 0.1, eps=0.1, eps_inside=True, maximize=True),
     "adam": lambda p: Adam(p, 0.1, weight_decay=0.1),
     "amsgrad": lambda p: Adam(p, 0.1, betas=(0.5, 0.6), amsgrad=True),
     "adamw": lambda p: AdamW(p, 0.1, weight_decay=0.3),
@@ -69,6 +71,29 @@ def test_steps_by_rows_are_the_dense_steps_of_these_rows(name, dtype):
             assert not np.delete(value.numpy(), used, 0).any()
         else:
             assert value.item() == 6
+
+
+def test_adagrad_by_rows_as_pytorch():
+    """torch.optim.Adagrad([p], lr=0.5, lr_decay=0.25, initial_accumulator_value=0.125) on sparse gradients, in
+    float64: two steps on rows (2, 0, 2) and (0, 3) of ones, which add up."""
+    (p,) = leaves([np.ones((4, 1))], "float64")
+    opt = Adagrad([p], 0.5, lr_decay=0.25, initial_accumulator_value=0.125)
+    for index, g in (([2, 0, 2], [[1.0], [-2.0], [0.5]]), ([0, 3], [[1.0], [4.0]])):
+        p.grad = RowGradient(index, np.array(g), (4, 1))
+        opt.step()
+    want = [1 + 1 / np.sqrt(4.125) - 0.4 / np.sqrt(5.125), 1.0, 1 - 0.75 / np.sqrt(2.375), 1 - 1.6 / np.sqrt(16.125)]
+    np.testing.assert_allclose(p.detach().numpy()[:, 0], want, rtol=1e-9)
+    np.testing.assert_allclose(opt.state[p]["sum"].numpy()[:, 0], [5.125, 0.125, 2.375, 16.125], rtol=1e-15)
+
+
+@pytest.mark.parametrize("make", [RMSprop, NAdam, RAdam, Lion, LAMB])
+def test_others_refuse_gradients_by_rows_as_pytorch_does(make):
+    (p,) = leaves([np.ones((3, 2))], "float32")
+    opt = make([p])
+    p.grad = RowGradient([1], np.ones((1, 2), np.float32), (3, 2))
+    with pytest.raises(RuntimeError, match=f"{make.__name__} does not support gradients by rows; SGD, Adagrad, Adam"):
+        opt.step()
+    assert (p.detach().numpy() == 1).all()
 
 
 def test_rows_that_one_step_lacks_keep_their_state():

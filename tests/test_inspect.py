@@ -85,6 +85,33 @@ def test_products_as_differences(name):
     close(got / (12 * eps) * np.linalg.norm(draws(name)[3]), want, 1e-8)
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_gauss_newton_and_jacobians_as_differences(name):
+    """F-AD-5, F-AD-7: J of the outputs by differences in float64, by parameters and by inputs; Gv = Jᵀ(H_L(Jv)) with
+    the closed form of cross-entropy's H_L = (diag(p) − ppᵀ)/N."""
+    model, closure, v = network(name)
+    x = draws(name)[1]
+
+    def differences(f, n, eps=3e-5):  # small beside the distance to ReLU's kinks
+        return np.stack([(8 * (f(eps * e) - f(-eps * e)) - f(2 * eps * e) + f(-2 * eps * e)) / (12 * eps)
+                         for e in np.eye(n)], axis=-1)  # fmt: skip
+
+    with pynn.no_grad():
+        p = OPS.softmax(model(Tensor(x))).numpy_copy()
+        with inspect.surface.Point(model.parameters()) as point:
+
+            def moved(offset):
+                point.go(offset)
+                return model(Tensor(x)).numpy_copy()
+
+            j = differences(moved, v.size)
+        by_x = differences(lambda d: model(Tensor(x + d.reshape(x.shape))).numpy_copy(), x.size)
+    jv = j @ v
+    hjv = p * (jv - (p * jv).sum(1, keepdims=True)) / len(x)
+    close(inspect.GaussNewton(closure, model.parameters()) @ v, np.einsum("nci,nc->i", j, hjv))
+    close(inspect.jacobian(model, Tensor(x)), by_x.reshape(*p.shape, *x.shape))
+
+
 def test_whole_matrices_as_torch_func():
     """F-AD-5, F-UND-2: the Hessian of all parameters and the Jacobian of the outputs."""
     model, closure, _ = network("mlp")
@@ -142,6 +169,91 @@ def test_a_changed_parameter_is_told():
         h @ np.ones(2)
     with pytest.raises(ValueError, match="expected a vector of 2 elements, got 3"):
         h @ np.ones(3)
+
+
+def test_mean_over_batches():
+    """F-UND-2: the Hessian and the Gauss–Newton matrix from batches of different sizes are torch.func's of all."""
+    model, _, v = network("mlp")
+    _, x, y, _ = draws("mlp")
+    batches = pynn.data.DataLoader((x, y), len(x) - 1, shuffle=True)
+
+    def outputs(x, y):
+        z = model(x)
+        return F.cross_entropy(z, y), z
+
+    params = list(model.parameters())
+    h = inspect.BatchMean(lambda x, y: outputs(x, y)[0], params, batches)
+    g = inspect.BatchMean(outputs, params, [(x[:2], y[:2]), (x[2:], y[2:])], inspect.GaussNewton)
+    for op in (h, g):
+        close(op.loss, TORCH["mlp/loss"])
+        close(op.gradient, TORCH["mlp/gradient"])
+    close(h @ v, TORCH["mlp/hvp"])
+    close(g @ v, TORCH["mlp/ggn_vp"])
+    close(h.flat(h.product(h.parts(v))), TORCH["mlp/hvp"])
+    close(inspect.eigenvalues(h, 3), np.sort(np.linalg.eigvalsh(TORCH["mlp/hessian"]))[:-4:-1])
+    assert h.products > 2
+    with pytest.raises(ValueError, match="BatchMean: argument 'batches': expected batches each time"):
+        inspect.BatchMean(outputs, params, iter(()))
+    once = inspect.BatchMean(outputs, params, (b for b in [(x, y)]), inspect.GaussNewton)
+    with pytest.raises(ValueError, match="BatchMean: argument 'batches': expected batches each time"):
+        once @ v
+
+
+def test_closures_that_give_something_else():
+    w = Tensor(np.ones(2), requires_grad=True)
+    with pytest.raises(TypeError, match=r"Hessian: expected .* scalar Tensor, got shape \(2,\)"):
+        inspect.Hessian(lambda: w * w, [w])
+    with pytest.raises(TypeError, match=r"Hessian: expected .* scalar Tensor, got float"):
+        inspect.Hessian(lambda: 1.0, [w])
+    with pytest.raises(TypeError, match=r"GaussNewton: argument 'closure': .* returns \(loss, outputs\), got Tensor"):
+        inspect.GaussNewton(lambda: (w * w).sum(), [w])
+    with pytest.raises(ValueError, match="Hessian: argument 'params': expected tensors that require grad, got none"):
+        inspect.Hessian(lambda: (w * w).sum(), [w.detach()])
+    with pytest.raises(TypeError, match=r"hessian: expected .* scalar Tensor, got shape \(2,\)"):
+        inspect.hessian(lambda t: t * t, w)
+    with pytest.raises(TypeError, match="jacobian: argument 'inputs': expected floating Tensors, got one of int64"):
+        inspect.jacobian(lambda t: t, Tensor(np.arange(2)))
+
+
+def test_arguments_of_inspection():
+    """Directions of another size, numbers of nothing, and values that are not finite are named."""
+    closure, w, _ = quadratic([1.0, 2.0, 3.0])
+    two, three, text = np.ones(2), np.ones(3), "expected a direction of 3 elements, as the .* got 2"
+    for what, call in {
+        "taylor": lambda: inspect.taylor(closure, [w], two, [1.0]),
+        "slice_loss": lambda: inspect.slice_loss(closure, [w], two, [1.0]),
+        "contour": lambda: inspect.contour(closure, [w], three, two, [1.0], [1.0]),
+        "contour: argument 'origin'": lambda: inspect.contour(closure, [w], three, three, [1.0], [1.0], two),
+    }.items():
+        with pytest.raises(ValueError, match=f"{what}: {text}"):
+            call()
+    h = inspect.Hessian(closure, [w])
+    for what, call in {
+        "eigenvalues: argument 'k'": lambda: inspect.eigenvalues(h, 0),
+        "trace: argument 'probes'": lambda: inspect.trace(h, 0),
+        "density: argument 'steps'": lambda: inspect.density(h, steps=0),
+    }.items():
+        with pytest.raises(ValueError, match=f"{what}: expected an integer >= 1, got 0"):
+            call()
+    with pytest.raises(TypeError, match="gradient_flow: argument 'model': expected a Module, got function"):
+        inspect.gradient_flow(lambda t: t, w)
+    with pynn.no_grad():
+        w.fill_(np.nan)
+    h = inspect.Hessian(closure, [w])
+    for call in (inspect.eigenvalues, inspect.density, inspect.classify):
+        with pytest.raises(ValueError, match=r"expected a gradient without NaN and Inf; pynn\.detect_anomaly names"):
+            call(h)
+    with pytest.raises(ValueError, match="expected a gradient without NaN and Inf"):
+        inspect.stable_rate(closure, [w])
+
+
+def test_gradients_by_rows_are_dense_here():
+    table, rows = nn.Embedding(4, 2, sparse=True).double(), Tensor(np.array([1, 2, 1]))
+    found = inspect.gradient_noise(lambda i: (table(rows[i]) ** 2).sum() * (1 / len(i)), table.parameters(), 3, [2], 4)
+    e = table.weight.numpy_copy()[[1, 2, 1]]
+    g = np.zeros((3, 4, 2))
+    g[np.arange(3), [1, 2, 1]] = 2 * e
+    close(found.sigma, np.sqrt(((g - g.mean(0)) ** 2).sum() / 3))
 
 
 # ---- spectra ----------------------------------------------------------------------------------------------
@@ -202,8 +314,9 @@ def test_density():
 @pytest.mark.parametrize(
     ("values", "kind"),
     [([1.0, 2.0, 3.0], "minimum"), ([-1.0, -2.0], "maximum"), ([1.0, -0.1, 4.0], "saddle"), ([1.0, 0.0], "degenerate"),
+     ([-1.0, 0.0], "degenerate"),
      (list(np.linspace(1, 4, 90)), "minimum"), ([*np.linspace(1, 4, 90), -0.5], "saddle")],
-    ids=["minimum", "maximum", "saddle", "degenerate", "minimum by lanczos", "saddle by lanczos"],
+    ids=["minimum", "maximum", "saddle", "degenerate", "degenerate below", "minimum by lanczos", "saddle by lanczos"],
 )  # fmt: skip
 def test_classification(values, kind):
     """F-UND-3, Table 5.1."""

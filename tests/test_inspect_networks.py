@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import OPS, Tensor, inspect, nn
+from pynn import OPS, Tensor, inspect, models, nn
 from pynn.nn import functional as F
+from pynn.recompute import repeatable
 from pynn.train import Trainer
 
 
@@ -98,6 +99,106 @@ def test_flow_of_any_model():
     assert not net.first._forward_hooks
 
 
+class Last(nn.Module):
+    """The last state of a recurrent layer, and a head."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.head = layer(3, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0][:, -1])
+
+
+NETWORKS = {
+    "cnn": (lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
+                                  nn.Dropout(0.5), nn.Flatten(), nn.Linear(64, 4)), (6, 1, 8, 8)),
+    "vit": (lambda: models.ViT(8, 4, 1, 4, embed_dim=12, depth=2, num_heads=3, drop_rate=0.2), (6, 1, 8, 8)),
+    "lstm": (lambda: Last(nn.LSTM), (6, 4, 3)),
+    "gru": (lambda: Last(nn.GRU), (6, 4, 3)),
+    "mlp": (lambda: nn.Sequential(nn.Linear(3, 8), nn.GELU(), nn.Dropout(0.3), nn.LayerNorm(8), nn.Linear(8, 4)),
+            (6, 3)),
+}  # fmt: skip
+
+
+def state_of(model):
+    """What inspection must leave alone."""
+    arrays = [np.array(v) for v in model.state_dict().values()]
+    grads = [None if p.grad is None else p.grad.numpy_copy() for p in model.parameters()]
+    modes = [(m.training, len(m._forward_hooks)) for m in model.modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    return arrays, grads, (modes, flags, pynn.random.default_generator.get_state().tolist())
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_inspection_leaves_any_model_as_it_was(name, dtype, training):
+    """Frozen parameters, gradients, modes, statistics, random numbers; and a loss under dropout repeats."""
+    make, shape = NETWORKS[name]
+    pynn.manual_seed(1)
+    model = make().to(dtype)
+    params = list(model.train(training).parameters())
+    params[0].requires_grad = False
+    params[-1].grad = Tensor(np.full(params[-1].shape, 7, dtype))
+    rng = np.random.default_rng(0)
+    x, y = Tensor(rng.standard_normal(shape).astype(dtype)), Tensor(rng.integers(0, 4, 6))
+    d = rng.standard_normal(sum(p.size for p in params[1:]))
+    d /= np.linalg.norm(d)
+
+    def loss():
+        return F.cross_entropy(model(x), y)
+
+    def outputs():
+        z = model(x)
+        return F.cross_entropy(z, y), z
+
+    calls = {
+        "products": lambda: [inspect.Hessian(loss, params) @ d, inspect.GaussNewton(outputs, params) @ d],
+        "batches": lambda: inspect.BatchMean(lambda x, y: F.cross_entropy(model(x), y), params,
+                                             pynn.data.DataLoader((x, y), 4, shuffle=True)) @ d,
+        "spectrum": lambda: inspect.eigenvalues(inspect.Hessian(loss, params), 1),
+        "trace": lambda: inspect.trace(inspect.Hessian(loss, params), 2),
+        "models": lambda: [vars(inspect.taylor(loss, params, d, [0.0, 1e-3]))[k] for k in ("loss", "second")],
+        "rate": lambda: inspect.stable_rate(loss, params, steps=2).curvature,
+        "slice": lambda: inspect.slice_loss(loss, params, d, [0.0, 0.1, 0.0]),
+        "contour": lambda: inspect.contour(loss, params, d, inspect.random_direction(params), [0, 1], [0]).loss,
+        "flow": lambda: inspect.gradient_flow(model, x, iterations=2).ratio,
+        "noise": lambda: inspect.gradient_noise(lambda i: F.cross_entropy(model(x[i]), y[i]), params, 6, [3], 4).spread,
+        "jacobian": lambda: inspect.jacobian(model, x).numpy_copy(),
+        "symmetry": lambda: inspect.equivariance(model, x, lambda a: a[::-1], lambda a: a[::-1]).relative,
+    }  # fmt: skip
+    for what, call in calls.items():
+        before, found = state_of(model), call()
+        for a, b in zip(before, state_of(model)):
+            np.testing.assert_equal(b, a, err_msg=what)
+        np.testing.assert_equal(call(), found, err_msg=f"{what}, again")
+    one, _, again = calls["slice"]()
+    assert one == again
+    t = inspect.taylor(loss, params, d, [0.0])
+    np.testing.assert_allclose(t.loss, t.first, rtol=1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_products_of_any_model_as_differences(name, training):
+    """F-AD-7: Hv of batch norm, dropout, attention and recurrent layers by differences of gradients, to 1e-8."""
+    make, shape = NETWORKS[name]
+    pynn.manual_seed(1)
+    model, rng = make().double().train(training), np.random.default_rng(0)
+    x, y = Tensor(rng.standard_normal(shape)), Tensor(rng.integers(0, 4, 6))
+    params = list(model.parameters())
+    d = rng.standard_normal(sum(p.size for p in params))
+    d /= np.linalg.norm(d)
+    loss = repeatable(lambda: F.cross_entropy(model(x), y))
+    want, got, eps = inspect.Hessian(loss, params) @ d, 0.0, 1e-5 if name == "cnn" else 1e-3  # kinks of ReLU
+    with inspect.stability.Point(params) as point:
+        for weight, step in ((8, eps), (-8, -eps), (-1, 2 * eps), (1, -2 * eps)):
+            point.go(step * d)
+            got = got + weight * inspect.stability.gradient_at(loss, params)
+    np.testing.assert_allclose(got / (12 * eps), want, rtol=0, atol=1e-8 * np.abs(want).max())
+
+
 # ---- the graph ---------------------------------------------------------------------------------------------
 
 
@@ -121,6 +222,10 @@ def test_two_branches():
     assert g.kinds[0] == "result"
     leaves = {g.labels[k].split("\n")[0] for k, kind in enumerate(g.kinds) if kind == "leaf"}
     assert leaves == {"0.weight", "0.bias", "2.weight", "2.bias"}
+    w = Tensor(2.0, requires_grad=True)
+    shared = OPS.exp(w)
+    both = inspect.graph(OPS.sin(shared) * OPS.cos(shared), {"w": w})
+    assert dict(zip(both.labels, both.kinds)) == {"mul": "result", "sin": 0, "cos": 1, "exp": "both", "w\n()": "leaf"}
     into = {b for a, b in g.edges if g.labels[a].startswith("0.weight")}
     assert {g.labels[k] for k in into} == {"abs", next(n for n in data if n.startswith("linear") and n != "linear")}
 

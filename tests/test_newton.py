@@ -37,7 +37,7 @@ def test_trust_region(values):
     """On the boundary, better than the Cauchy point, and no better than the exact solution of the subproblem."""
     b, g = spd(values)
     g = 10 * g
-    for radius in (0.01, 0.1, 0.5):
+    for radius in (0.01, 0.1, 0.5, 0.9 * np.linalg.norm(np.linalg.solve(b, g))):  # the last: not in the first step
         p, why = steihaug(lambda v: b @ v, g, radius, 1e-12)
         assert why in ("boundary", "negative curvature")
         np.testing.assert_allclose(np.linalg.norm(p), radius, rtol=1e-9)
@@ -123,6 +123,54 @@ def test_quadratic_in_one_step():
     w2 = w.numpy_copy()
     opt.step(closure)
     np.testing.assert_allclose(w.numpy_copy(), w2, atol=1e-8)
+
+
+def test_damped_step_in_closed_form():
+    """F-OPT-9: p = −(JᵀJ + λI)⁻¹Jᵀr of half squares."""
+    rng = np.random.default_rng(2)
+    j, r, start = rng.standard_normal((8, 4)), rng.standard_normal(8), rng.standard_normal(4)
+    w = Tensor(start, requires_grad=True)
+
+    def closure():
+        z = Tensor(j) @ w
+        return 0.5 * ((z - Tensor(r)) ** 2).sum(), z
+
+    NewtonCG([w], damping=3.0, max_cg=50, tol=1e-13).step(closure)
+    want = start - np.linalg.solve(j.T @ j + 3.0 * np.eye(4), j.T @ (j @ start - r))
+    np.testing.assert_allclose(w.numpy_copy(), want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("curvature", ["gauss-newton", "hessian"])
+def test_a_step_sees_one_mask_and_counts_one_batch(curvature):
+    """Trials of a step are of the loss that was differentiated: under the same dropout, statistics taken once."""
+    pynn.manual_seed(3)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.5), nn.Linear(8, 2)).double()
+    rng = np.random.default_rng(0)
+    x, y = Tensor(rng.standard_normal((20, 4))), Tensor(rng.standard_normal((20, 2)))
+    opt, seen = NewtonCG(model.parameters(), curvature, damping=1.0), []
+
+    def closure():
+        z = model(x)
+        loss = ((z - y) ** 2).mean()
+        seen.append(loss.item())
+        return (loss, z) if curvature == "gauss-newton" else loss
+
+    state = pynn.random.default_generator.get_state().tolist()
+    for k in range(1, 4):
+        before = len(seen)
+        start = [p.numpy_copy() for p in model.parameters()]
+        opt.step(closure)
+        assert len(seen) > before + 1, "there were trials"
+        assert model[1].num_batches_tracked.item() == k
+        assert pynn.random.default_generator.get_state().tolist() == [state[0], state[1] + k]
+        if opt.taken:
+            assert seen[-1] < seen[before]
+    with pynn.no_grad():  # where it started, the mask of the last step gives the loss that step began with
+        for p, a in zip(model.parameters(), start):
+            p.copy_(Tensor(a))
+    pynn.random.default_generator.set_state([state[0], state[1] + 2])
+    closure()
+    assert seen[-1] == seen[before]
 
 
 def test_levenberg_marquardt_rule():

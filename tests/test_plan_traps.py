@@ -280,6 +280,7 @@ def test_zero_grad_that_keeps_the_memory_inside_of_a_step():
 # ---- gradients by rows -------------------------------------------------------------------------------------
 
 TABLES = {
+    "Adagrad": lambda p: optim.Adagrad(p, lr=0.01, lr_decay=0.1),
     "SparseAdam": lambda p: optim.SparseAdam(p, lr=0.01),
     "SGD": lambda p: optim.SGD(p, lr=0.1, momentum=0.9),
     "Adam": lambda p: optim.Adam(p, lr=0.01),

@@ -127,3 +127,15 @@ def test_a_cycle_ends():
         schedule.step()
     with pytest.raises(ValueError, match="step 4 is beyond total_steps=3"):
         schedule.step()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "border"), [("min", "rel", 1.5), ("max", "rel", 2.5), ("min", "abs", 1.75), ("max", "abs", 2.25)]
+)
+def test_what_a_plateau_takes_for_better(mode, kind, border):
+    """F-OPT-11: from a best of 2 a figure must go beyond 2·(1 ∓ ¼), or 2 ∓ ¼, to count."""
+    schedule = lr_scheduler.ReduceLROnPlateau(SGD(parameters(), lr=0.1), mode, threshold=0.25, threshold_mode=kind)
+    step = -0.125 if mode == "min" else 0.125
+    assert not schedule.is_better(border, 2.0)
+    assert not schedule.is_better(border - step, 2.0)
+    assert schedule.is_better(border + step, 2.0)

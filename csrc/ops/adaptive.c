@@ -22,6 +22,7 @@
 #if PN_FLOAT
 
 #include "pn_list.h"
+#include "pn_table.h"
 
 #define ZERO pn_set1(0)
 #define ONE pn_set1(1)
@@ -117,11 +118,33 @@ static void adagrad_span(const pn_list *l, const pn_array *row, int64_t base, in
     walk(&s, adagrad_rule, 2, AT(G), x, hi - lo);
 }
 
+#define ADAGRAD_OF(kernel) STEP_OF(kernel, 0, PAR(kernel, eps).f, 0, PAR(kernel, lr_decay).f)
+
 PN_FN(adagrad_step) {
-    step s = STEP_OF(adagrad_step, 0, PAR(adagrad_step, eps).f, 0, PAR(adagrad_step, lr_decay).f);
+    step s = ADAGRAD_OF(adagrad_step);
     s.inside = (int)PAR(adagrad_step, eps_inside).i;
     pn_list l = run(c, &s, 4, adagrad_span);
     pn_count_steps(&l, S1);
+}
+
+static void adagrad_row(const step *s, const T *g, T *p, T *sum, int64_t n) {
+    T *x[] = {p, sum};
+    walk(s, adagrad_rule, 2, g, x, n);
+}
+PN_TABLE_CHUNK(adagrad_rows, adagrad_row(t->how, g, p, t->a + at, t->C))
+
+PN_FN(adagrad_rows_step) {
+    const pn_array *steps = ARG(adagrad_rows_step, step);
+    step s = ADAGRAD_OF(adagrad_rows_step);
+    s.inside = (int)PAR(adagrad_rows_step, eps_inside).i;
+    pn_table t = PN_TABLE_OF(adagrad_rows_step);
+    if (c->err.code != PN_OK) return;
+    t.a = ARG(adagrad_rows_step, sum)->data;
+    t.t = pn_number(steps);
+    s.lr = pn_set1((T)(s.lr_d / (1 + t.t * s.beta2)));
+    t.how = &s;
+    pn_table_run(c, &t, adagrad_rows);
+    pn_set_number(steps, t.t + 1);
 }
 
 /* ---- RMSprop ------------------------------------------------------------------------------------ */

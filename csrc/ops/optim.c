@@ -19,6 +19,8 @@
 
 #if PN_FLOAT
 
+#include "pn_table.h"
+
 #define BLOCK 1024 /* elements whose powers are summed in one go */
 
 /* ---- SGD ---------------------------------------------------------------------------------------- */
@@ -55,19 +57,17 @@ PN_INLINE V sgd_vec(const sgd *s, V g, V p, V *b, int first) {
     return pn_fnma(s->lr, g, p);
 }
 
-/* n elements; b may be absent */
-static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first) {
+/* n elements; whether b is there is a constant of each of its copies below */
+PN_INLINE void sgd_loop(const sgd *how, const T *g, T *p, T *b, int64_t n, int first) {
     const sgd copy = *how, *s = &copy; /* in registers: a store to p cannot change it */
     int64_t i = 0;
-    for (; !b && i + PN_VL <= n; i += PN_VL)
-        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), NULL, 0));
-    for (; b && i + PN_VL <= n; i += PN_VL) {
-        V buf = pn_load(b + i);
+    for (; i + PN_VL <= n; i += PN_VL) {
+        V buf = b ? pn_load(b + i) : pn_set1(0);
         if (s->far)
             __builtin_prefetch(g + i + PN_LIST_AHEAD), __builtin_prefetch(p + i + PN_LIST_AHEAD);
-        if (s->far) __builtin_prefetch(b + i + PN_LIST_AHEAD);
-        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), &buf, first));
-        pn_store(b + i, buf);
+        if (s->far && b) __builtin_prefetch(b + i + PN_LIST_AHEAD);
+        pn_store(p + i, sgd_vec(s, pn_load(g + i), pn_load(p + i), b ? &buf : NULL, first));
+        if (b) pn_store(b + i, buf);
     }
     if (i < n) {
         int64_t m = n - i;
@@ -76,6 +76,13 @@ static void sgd_run(const sgd *how, const T *g, T *p, T *b, int64_t n, int first
         pn_store_part(p + i, now, m);
         if (b) pn_store_part(b + i, buf, m);
     }
+}
+
+static void sgd_run(const sgd *s, const T *g, T *p, T *b, int64_t n, int first) {
+    if (b)
+        sgd_loop(s, g, p, b, n, first);
+    else
+        sgd_loop(s, g, p, NULL, n, 0);
 }
 
 static void sgd_span(const pn_list *l, const pn_array *row, int64_t base, int64_t i, int64_t hi) {
@@ -202,103 +209,38 @@ PN_FN(adam_step) {
     pn_count_steps(&l, ADAM_T);
 }
 
-/* ---- the same steps for those rows of a table that a gradient names -------------------------------
- * index rises and ends with numbers R, which stand for nothing; p and its state are [R, C]. */
+/* ---- the same steps for those rows of a table that a gradient names ------------------------------- */
 
-typedef struct table {
-    const T *g;
-    const int64_t *index;
-    T *p, *a, *b, *x; /* a, b, x: momentum, or m, v and the largest v */
-    int64_t n, R, C, grain;
-    double t;
-    const void *how;
-} table;
-
-/* How many rows index names; 0, and an error, where it is not as said above. */
-static int64_t named_rows(pn_call *c, const pn_array *index, int place, int64_t R) {
-    const int64_t *r = index->data;
-    int64_t n = 0;
-    for (int64_t k = 0; k < index->shape[0]; k++) {
-        if (r[k] < 0 || r[k] > R || (k > 0 && r[k] <= r[k - 1] && r[k] < R)) {
-            pn_fail(c, PN_E_VALUE, place, k, (double)r[k]);
-            return 0;
-        }
-        n += r[k] < R;
-    }
-    return n;
-}
-
-/* Fetches the row that is some rows ahead: rows lie anywhere. */
-static inline void fetch_row(const table *t, int64_t k) {
-    int64_t r = t->index[pn_min(k, t->n - 1)], at = r * t->C;
-    if (r < 0 || r >= t->R) return;
-    for (int64_t i = 0; i < pn_min(t->C, 128); i += PN_ALIGN / (int64_t)sizeof(T)) {
-        __builtin_prefetch(t->p + at + i);
-        if (t->a) __builtin_prefetch(t->a + at + i);
-        if (t->b) __builtin_prefetch(t->b + at + i);
-    }
-}
-
-#define TABLE_CHUNK(name, run)                                                                     \
-    static void name(pn_call *c, void *arg, int64_t chunk, int worker) {                           \
-        const table *t = arg;                                                                      \
-        (void)c, (void)worker;                                                                     \
-        for (int64_t k = chunk * t->grain; k < pn_min(t->n, (chunk + 1) * t->grain); k++) {        \
-            int64_t r = t->index[k], at = r * t->C;                                                \
-            const T *g = t->g + k * t->C;                                                          \
-            T *p = t->p + at;                                                                      \
-            if (r < 0 || r >= t->R) continue; /* checked; another thread may write since */        \
-            fetch_row(t, k + 4);                                                                   \
-            run;                                                                                   \
-        }                                                                                          \
-    }
-TABLE_CHUNK(sgd_rows, sgd_run(t->how, g, p, t->a ? t->a + at : NULL, t->C, t->t == 0))
-TABLE_CHUNK(adam_rows,
-            adam_run(t->how, g, p, t->a + at, t->b + at, t->x ? t->x + at : NULL, t->C, t->t))
-
-static void table_run(pn_call *c, table *t, pn_body body) {
-    t->grain = pn_max(1, pn_grain(PN_LIST_CHUNK) / pn_max(1, t->C));
-    pn_for(c, pn_ceil_div(t->n, t->grain), body, t);
-}
+PN_TABLE_CHUNK(sgd_rows, sgd_run(t->how, g, p, t->a ? t->a + at : NULL, t->C, t->t == 0))
+PN_TABLE_CHUNK(adam_rows,
+               adam_run(t->how, g, p, t->a + at, t->b + at, t->x ? t->x + at : NULL, t->C, t->t))
 
 _Static_assert((int)PNP_sgd_rows_step_maximize == (int)PNP_sgd_step_maximize, "sgd_of reads both");
 PN_FN(sgd_rows_step) {
-    const pn_array *p = ARG(sgd_rows_step, p), *steps = ARG(sgd_rows_step, step);
+    const pn_array *steps = ARG(sgd_rows_step, step);
     sgd s = sgd_of(c->par, pn_number(ARG(sgd_rows_step, lr)), pn_number(ARG(sgd_rows_step, scale)));
-    table t = {.g = ARG(sgd_rows_step, g)->data,
-               .index = ARG(sgd_rows_step, index)->data,
-               .p = p->data,
-               .n = named_rows(c, ARG(sgd_rows_step, index), PNA_sgd_rows_step_index, p->shape[0]),
-               .R = p->shape[0],
-               .C = p->shape[1],
-               .how = &s};
+    pn_table t = PN_TABLE_OF(sgd_rows_step);
     if (c->err.code != PN_OK) return;
+    t.how = &s;
     if (s.has_momentum) t.a = ARG(sgd_rows_step, buffer)->data, t.t = pn_number(steps);
-    table_run(c, &t, sgd_rows);
+    pn_table_run(c, &t, sgd_rows);
     if (t.a) pn_set_number(steps, t.t + 1);
 }
 
 _Static_assert((int)PNP_adam_rows_step_maximize == (int)PNP_adam_step_maximize,
                "adam_of reads both");
 PN_FN(adam_rows_step) {
-    const pn_array *p = ARG(adam_rows_step, p), *steps = ARG(adam_rows_step, step);
-    table t = {.g = ARG(adam_rows_step, g)->data,
-               .index = ARG(adam_rows_step, index)->data,
-               .p = p->data,
-               .a = ARG(adam_rows_step, m)->data,
-               .b = ARG(adam_rows_step, v)->data,
-               .n =
-                   named_rows(c, ARG(adam_rows_step, index), PNA_adam_rows_step_index, p->shape[0]),
-               .R = p->shape[0],
-               .C = p->shape[1],
-               .t = pn_number(steps)};
+    const pn_array *steps = ARG(adam_rows_step, step);
+    pn_table t = PN_TABLE_OF(adam_rows_step);
     if (c->err.code != PN_OK) return;
+    t.a = ARG(adam_rows_step, m)->data, t.b = ARG(adam_rows_step, v)->data;
+    t.t = pn_number(steps);
     adam s = adam_of(c->par, pn_number(ARG(adam_rows_step, lr)),
                      pn_number(ARG(adam_rows_step, scale)), t.t);
     if (PAR(adam_rows_step, scaled_eps).i) s.eps = s.eps / pn_set1((T)sqrt(s.bias2));
     if (s.amsgrad) t.x = ARG(adam_rows_step, vmax)->data;
     t.how = &s;
-    table_run(c, &t, adam_rows);
+    pn_table_run(c, &t, adam_rows);
     pn_set_number(steps, t.t + 1);
 }
 

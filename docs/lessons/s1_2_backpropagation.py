@@ -1,9 +1,11 @@
 """S1 chapter 2: forward and backward through a neuron and through three layers, digit for digit.
 
-python docs/lessons/s1_2_backpropagation.py
+python docs/lessons/s1_2_backpropagation.py [--picture PATH]
 """
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 
@@ -23,6 +25,20 @@ def single_neuron() -> dict[str, float]:
     loss = 0.5 * (1.0 - y) ** 2
     dz, dw, db = pynn.grad(loss, [z, w, b])
     return {"z": z.item(), "ŷ": y.item(), "L": loss.item(), "dL/dz": dz.item(), "dL/dw": dw.item(), "dL/db": db.item()}
+
+
+def two_neurons() -> dict[str, float]:
+    """Tables 2.2–2.3, whose example the text leaves out: w₂ = 4, b₂ = −2 behind the neuron of Table 2.1, y = 1. The
+    seed's σ′ = 0.105233 is 0.105285, and what is multiplied by it follows."""
+    w1, b1, w2, b2 = leaf(3.0), leaf(1.0), leaf(4.0), leaf(-2.0)
+    z1 = w1 * 2.0 + b1
+    a1 = OPS.sigmoid(z1)
+    z2 = w2 * a1 + b2
+    y = OPS.sigmoid(z2)
+    names = ("ŷ", "z2", "w2", "b2", "a1", "z1", "w1", "b1")
+    found = pynn.grad(0.5 * (y - 1.0) ** 2, [y, z2, w2, b2, a1, z1, w1, b1], retain_graph=True)
+    (slope,) = pynn.grad(y, [z2])
+    return {"ŷ": y.item(), "σ′(z2)": slope.item()} | {f"dL/d{n}": g.item() for n, g in zip(names, found)}
 
 
 def three_layers(rate: float = 0.1) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
@@ -53,6 +69,7 @@ def main(short: bool = False) -> dict:
     values, gradients, updated = three_layers()
     return {
         "neuron": single_neuron(),
+        "two neurons": two_neurons(),
         "values": values,
         "gradients": gradients,
         "updated": updated,
@@ -60,8 +77,22 @@ def main(short: bool = False) -> dict:
     }
 
 
+def draw(found: dict, path: str) -> None:
+    from pynn.inspect._figures import figure
+
+    with figure(path, 1, 2) as axes:
+        for ax, title in zip(axes, ("values", "gradients")):
+            ax.barh(list(found[title]), list(found[title].values()))
+            ax.invert_yaxis()
+            ax.set(title=f"{title} of the three layers, in the order of their computation")
+            ax.title.set_fontsize("small")
+
+
 if __name__ == "__main__":
-    for title, table in main().items():
+    result = main()
+    for title, table in result.items():
         print(title)
         for name, value in table.items() if isinstance(table, dict) else enumerate(table):
             print(f"  {name:6} {value: .8g}")
+    if "--picture" in sys.argv:
+        draw(result, sys.argv[sys.argv.index("--picture") + 1])

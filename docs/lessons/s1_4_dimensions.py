@@ -1,9 +1,11 @@
 """S1 chapter 4: what many dimensions do to polynomials, grids, volumes and distances; a fixed basis of bumps.
 
-python docs/lessons/s1_4_dimensions.py
+python docs/lessons/s1_4_dimensions.py [--picture PATH]
 """
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 
@@ -34,8 +36,27 @@ def main(short: bool = False) -> dict:
     }
 
 
+def draw(found: dict, path: str) -> None:
+    from pynn.inspect._figures import figure
+
+    with figure(path, 1, 3) as axes:
+        for name in ("coefficients of a cubic", "cells of a grid of 10"):
+            axes[0].loglog(list(found[name]), list(found[name].values()), "o-", label=name)
+        for name in ("volume in the outer tenth", "contrast of distances"):
+            axes[1].loglog(list(found[name]), list(found[name].values()), "o-", label=name)
+        for ax in axes[:2]:
+            ax.legend(fontsize="x-small")
+        axes[2].semilogy(*zip(*found["error of 200 bumps"].items()), "o-")
+        axes[2].set(title="error of 200 bumps")
+        for ax in axes:
+            ax.set(xlabel="dimensions")
+
+
 if __name__ == "__main__":
-    for title, table in main().items():
+    result = main()
+    for title, table in result.items():
         print(title)
         for dim, value in table.items():
             print(f"  D = {dim:5}  {value:.6g}")
+    if "--picture" in sys.argv:
+        draw(result, sys.argv[sys.argv.index("--picture") + 1])

@@ -4,11 +4,15 @@
     pynn.inspect.eigenvalues(h, 10)
     print(pynn.inspect.gradient_flow(model, x).words)
 
+Functions and losses are called as they would be now, each time: dropout has one mask throughout, the default
+generator goes on as if nothing had been drawn, batch norm takes no statistics; parameters get their values back, and
+gradients and modes stay.
+
 SciPy is needed for extremes of large spectra, matplotlib for pictures.
 """
 
 from .cost import ViTCost, distance_contrast, grid_cells, polynomial_terms, shell_volume, vit_cost
-from .derivatives import GaussNewton, Hessian, ggn_vp, hessian, hvp, jacobian
+from .derivatives import BatchMean, GaussNewton, Hessian, ggn_vp, hessian, hvp, jacobian
 from .flow import Flow, gradient_flow, spectral_norm
 from .noise import BiasVariance, GradientNoise, bias_variance, gradient_noise
 from .picture import Graph, graph, saved_tensors

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from ..autograd import enable_grad, hvp
-from ..curvature import GaussNewton, Hessian, Operator, grads_of
+from ..curvature import BatchMean, GaussNewton, Hessian, Operator, grads_of, scalar_loss
 from ..op import OPS
+from ..recompute import repeatable
 from ..tensor import Tensor
 
-__all__ = ["GaussNewton", "Hessian", "Operator", "ggn_vp", "hessian", "hvp", "jacobian"]
+__all__ = ["BatchMean", "GaussNewton", "Hessian", "Operator", "ggn_vp", "hessian", "hvp", "jacobian"]
 
 
 def _listed(value) -> list:
@@ -22,7 +23,8 @@ def _leaves(inputs, what: str) -> list[Tensor]:
     leaves = []
     for x in _listed(inputs):
         if not isinstance(x, Tensor) or x.dtype.kind != "f":
-            raise TypeError(f"{what}: argument 'inputs': expected floating Tensors, got {type(x).__name__}")
+            got = f"one of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"{what}: argument 'inputs': expected floating Tensors, got {got}")
         x = x.detach()
         x.requires_grad = True
         leaves.append(x)
@@ -69,7 +71,7 @@ def jacobian(func: Callable, inputs):
     """
     xs = _leaves(inputs, "jacobian")
     with enable_grad():
-        y = func(*xs)
+        y = repeatable(func)(*xs)
     if not isinstance(y, Tensor):
         raise TypeError(f"jacobian: argument 'func': expected a function that returns a Tensor, got {type(y).__name__}")
     by_columns = len(xs) == 1 and 0 < xs[0].size < y.size
@@ -86,7 +88,7 @@ def hessian(func: Callable, inputs):
     """
     xs = _leaves(inputs, "hessian")
     with enable_grad():
-        y = func(*xs)
+        y = scalar_loss(repeatable(func)(*xs), "hessian")
         gs = grads_of([y], xs, None, create_graph=True)
     rows = []
     for x, g in zip(xs, gs):

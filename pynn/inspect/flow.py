@@ -11,6 +11,7 @@ from ..autograd import enable_grad, grad, jvp, vjp
 from ..nn.containers import Sequential
 from ..nn.module import Module
 from ..random import Generator
+from ..recompute import repeatable
 from ..tensor import Tensor
 from ..train.step import eval_mode
 
@@ -26,7 +27,7 @@ def spectral_norm(func: Callable, x: Tensor, iterations: int = 30, seed: int = 0
 
     Source: S1 §5.2.12.
     """
-    rng = np.random.default_rng(seed)
+    rng, func = np.random.default_rng(seed), repeatable(func)
 
     def unit(a):
         flat = a.reshape(len(a), -1)
@@ -150,6 +151,8 @@ def gradient_flow(
 
     Source: S1 §5.2.11–5.2.14; F-TR-4.
     """
+    if not isinstance(model, Module):
+        raise TypeError(f"gradient_flow: argument 'model': expected a Module, got {type(model).__name__}")
     x = x if isinstance(x, Tensor) else Tensor(x)
     x = x.detach()
     if x.dtype.kind == "f":

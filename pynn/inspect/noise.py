@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays import as_count
 from ..curvature import gradient_at
+from ..recompute import repeatable
 from ..tensor import Tensor
 
 __all__ = ["BiasVariance", "GradientNoise", "bias_variance", "gradient_noise"]
@@ -52,7 +53,7 @@ def gradient_noise(
     """
     as_count("gradient_noise", "n", n)
     draws = as_count("gradient_noise", "draws", draws)
-    params = [p for p in params if p.requires_grad]
+    params, loss = [p for p in params if p.requires_grad], repeatable(loss)
     rng = np.random.default_rng(seed)
     whole = gradient_at(lambda: loss(np.arange(n)), params)
     some = np.arange(n) if n <= 4 * draws else rng.choice(n, 4 * draws, replace=False)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..arrays import as_count
 from ..curvature import Operator
 
 __all__ = ["Density", "Stationary", "classify", "curvature", "density", "eigenvalues", "trace"]
@@ -32,6 +33,8 @@ def eigenvalues(
     if which not in ("largest", "smallest", "magnitude", "all"):
         raise ValueError(f"eigenvalues: argument 'which': expected 'largest', 'smallest', 'magnitude' or 'all', "
                          f"got {which!r}")  # fmt: skip
+    k = as_count("eigenvalues", "k", k)
+    _check_finite(h, "eigenvalues")
     if which == "all" or h.size <= max(SMALL, 2 * k + 1):
         values, found = np.linalg.eigh(h.dense())
     else:
@@ -45,6 +48,11 @@ def eigenvalues(
     if which != "all":
         order = order[:k]
     return (values[order], found[:, order]) if vectors else values[order]
+
+
+def _check_finite(h: Operator, what: str) -> None:
+    if not np.isfinite(h.gradient).all():
+        raise ValueError(f"{what}: expected a gradient without NaN and Inf; pynn.detect_anomaly names where they begin")
 
 
 def curvature(h: Operator, direction: np.ndarray) -> float:
@@ -63,7 +71,7 @@ def trace(h: Operator, probes: int = 32, seed: int = 0) -> tuple[float, float]:
     Source: Hutchinson 1990; F-UND-2.
     """
     rng = np.random.default_rng(seed)
-    found = []
+    probes, found = as_count("trace", "probes", probes), []
     for _ in range(probes):
         z = rng.choice([-1.0, 1.0], h.size)
         found.append(z @ h.matvec(z))
@@ -114,6 +122,8 @@ def density(h: Operator, probes: int = 8, steps: int = 48, seed: int = 0) -> Den
 
     Source: Ghorbani, Krishnan and Xiao, arXiv 1901.10159; Golub and Welsch 1969.
     """
+    probes, steps = as_count("density", "probes", probes), as_count("density", "steps", steps)
+    _check_finite(h, "density")
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
     for _ in range(probes):

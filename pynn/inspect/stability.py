@@ -9,6 +9,7 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..curvature import Hessian, Operator, Point, gradient_at
+from ..recompute import repeatable
 from ..tensor import Tensor
 from .spectrum import eigenvalues
 
@@ -33,9 +34,9 @@ def taylor(closure: Callable[[], Tensor], params: Iterable[Tensor], direction: n
 
     The errors fall as s² and s³. Source: S1 §5.2.2, §5.2.7; F-UND-1.
     """
-    params = list(params)
+    params, closure = list(params), repeatable(closure)
     h = Hessian(closure, params)
-    d, s = np.asarray(direction, np.float64).ravel(), np.asarray(steps, np.float64)
+    d, s = Point(h.params).direction(direction, "taylor"), np.asarray(steps, np.float64)
     slope, bend = float(h.gradient @ d), float(d @ h.matvec(d))
     losses = []
     with Point(h.params) as point, no_grad():
@@ -85,7 +86,7 @@ def stable_rate(
 
     Source: S1 §5.2.10; F-UND-4.
     """
-    params = [p for p in params if p.requires_grad]
+    params, closure = [p for p in params if p.requires_grad], repeatable(closure)
     h = Hessian(closure, params)
     values, vectors = eigenvalues(h, 1, "largest", vectors=True)
     top, u = float(values[0]), vectors[:, 0]

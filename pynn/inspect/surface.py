@@ -10,6 +10,7 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..curvature import Point
+from ..recompute import repeatable
 from ..tensor import Tensor
 
 __all__ = ["Contour", "contour", "main_directions", "random_direction", "slice_loss"]
@@ -38,9 +39,9 @@ def random_direction(params: Iterable[Tensor], seed: int = 0, by_filter: bool = 
 
 def slice_loss(closure: Callable[[], Tensor], params: Iterable[Tensor], direction: np.ndarray, at) -> np.ndarray:
     """closure() at params + a·direction for each a; params keep their values."""
-    direction = np.asarray(direction, np.float64).ravel()
-    found = []
+    closure, found = repeatable(closure), []
     with Point(params) as point, no_grad():
+        direction = point.direction(direction, "slice_loss")
         for a in np.asarray(at, np.float64).ravel():
             point.go(a * direction)
             found.append(closure().item())
@@ -84,10 +85,10 @@ def contour(
     origin: np.ndarray | None = None,
 ) -> Contour:  # fmt: skip
     """closure() at origin + a·first + b·second; params, which the origin is by default, keep their values."""
-    first, second = (np.asarray(d, np.float64).ravel() for d in (first, second))
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    a, b, closure = np.asarray(a, np.float64), np.asarray(b, np.float64), repeatable(closure)
     with Point(params) as point, no_grad():
-        shift = 0.0 if origin is None else np.asarray(origin, np.float64).ravel() - point.at
+        first, second = (point.direction(d, "contour") for d in (first, second))
+        shift = 0.0 if origin is None else point.direction(origin, "contour: argument 'origin'") - point.at
         loss = np.empty((b.size, a.size))
         for i, y in enumerate(b):
             for j, x in enumerate(a):

@@ -3,16 +3,43 @@
 What changes from step to step, the learning rate, the scale and the step counts, is read from 0-d tensors.
 """
 
-from ..op import ListEffect
+import numpy as np
 
-__all__ = ["adagrad_step", "lamb_step", "lion_step", "moments_step", "rmsprop_step"]
+from ..op import Effect, ListEffect
+from .optim import rows_errors, rows_samples, rows_valid
+
+__all__ = ["adagrad_rows_step", "adagrad_step", "lamb_step", "lion_step", "moments_step", "rmsprop_step"]
+
+_ADAGRAD = {"lr_decay": 0.0, "weight_decay": 0.0, "eps": 1e-10, "eps_inside": False, "maximize": False}
 
 adagrad_step = ListEffect(
     "adagrad_step", "lr[]:* scale[]:* g_list[...]", "p_list[...] sum_list[...] step_list[]:*", kernel="adagrad_step",
     flops="8*n",
-    params={"lr_decay": 0.0, "weight_decay": 0.0, "eps": 1e-10, "eps_inside": False, "maximize": False},
+    params=_ADAGRAD,
     doc="""g = ±scale·g + weight_decay·p; s += g²; p −= lr/(1 + t·lr_decay) · g/(√s + eps), or g/√(s + eps) with
 eps_inside; t += 1. Sources: Duchi, Hazan, Singer, JMLR 12 (2011); S1 §1.3.3 (eps inside).""",
+)  # fmt: skip
+
+
+def _adagrad_rows_reference(lr, scale, g, index, p, total, step, lr_decay, weight_decay, eps, eps_inside, maximize):
+    live = index < len(p)
+    r = index[live]
+    g = (-scale if maximize else scale) * g[live] + weight_decay * p[r]
+    total[r] += g * g
+    root = np.sqrt(total[r] + eps) if eps_inside else np.sqrt(total[r]) + eps
+    p[r] -= lr / (1 + step * lr_decay) * g / root
+    return p, total, step + 1
+
+
+adagrad_rows_step = Effect(
+    "adagrad_rows_step", "lr[]:* scale[]:* g[K,C] index[K]:i", "p[R,C] sum[R,C] step[]:*", kernel="adagrad_rows_step",
+    layout="dense", promote=False, flops="8*K*C", params=_ADAGRAD, shape=lambda shapes, **options: [],
+    valid=rows_valid,
+    samples=rows_samples(1, ({}, {"lr_decay": 0.5, "weight_decay": 0.1, "maximize": True},
+                             {"eps": 0.25, "eps_inside": True})),
+    reference=_adagrad_rows_reference, errors=rows_errors(1),
+    doc="""adagrad_step for the rows of p that index names: their gradients are the rows of g, and only their sums move.
+index rises and ends with numbers R, which stand for nothing (see merge_rows).""",
 )  # fmt: skip
 
 rmsprop_step = ListEffect(

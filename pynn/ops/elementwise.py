@@ -28,8 +28,13 @@ def _number(name, ins, vjp, reference, saves="", **entry):
 
 
 def _flat(node, *gs):
-    """The derivative of what is constant almost everywhere."""
+    """What has no derivative: comparisons."""
     return (None,) * len(node.ins)
+
+
+def _level(node, g):
+    """The derivative of what is constant almost everywhere."""
+    return OPS.zeros(g)
 
 
 add = _number("add", _BINARY, lambda n, g: (g, g), np.add, doc="y = a + b")
@@ -44,7 +49,7 @@ abs_ = _number(
     "abs", _UNARY, lambda n, g: g * OPS.sign(n.ins[0]), np.abs, saves="a", kinks=(0,),
     doc="y = |a|; the subgradient at 0 is 0 (S1 §5.1).",
 )  # fmt: skip
-sign = _number("sign", _UNARY, _flat, np.sign, kinks=(0,), doc="y = −1, 0 or 1; NaN stays NaN.")
+sign = _number("sign", _UNARY, _level, np.sign, kinks=(0,), doc="y = −1, 0 or 1; NaN stays NaN; its derivative is 0.")
 
 
 def _chosen(n, g):
@@ -142,10 +147,10 @@ pow_ = Op(
 )  # fmt: skip
 
 _WHOLE = tuple(range(-8, 9))
-floor = _unary("floor", _flat, np.floor, saves="", kinks=_WHOLE, doc="y = ⌊a⌋; its derivative is 0")
-ceil = _unary("ceil", _flat, np.ceil, saves="", kinks=_WHOLE, doc="y = ⌈a⌉; its derivative is 0")
-round_ = _unary("round", _flat, np.round, saves="", kinks=tuple(k + 0.5 for k in _WHOLE),
-                doc="y = a rounded to the nearest integer, ties to even")  # fmt: skip
+floor = _unary("floor", _level, np.floor, saves="", kinks=_WHOLE, doc="y = ⌊a⌋; its derivative is 0")
+ceil = _unary("ceil", _level, np.ceil, saves="", kinks=_WHOLE, doc="y = ⌈a⌉; its derivative is 0")
+round_ = _unary("round", _level, np.round, saves="", kinks=tuple(k + 0.5 for k in _WHOLE),
+                doc="y = a rounded to the nearest integer, ties to even; its derivative is 0")  # fmt: skip
 
 accumulate_ = Effect(
     "accumulate_", "x[...]", "y[...]", kernel="accumulate_step", reference=lambda x, y: y + x,

@@ -43,7 +43,7 @@ arXiv 1904.09237 (amsgrad); Loshchilov & Hutter, arXiv 1711.05101 (decoupled).""
 # ---- the same for rows -------------------------------------------------------------------------------
 
 
-def _rows_samples(state, cases):
+def rows_samples(state, cases):
     def samples(rng):
         for options in cases:
             for (rows, columns), index in (
@@ -79,21 +79,21 @@ _ROWS_ERRORS = (
 )
 
 
-def _rows_errors(state):
+def rows_errors(state):
     def call(index):
         return (np.array(0.1), np.array(1.0), np.ones((2, 3)), index, *np.ones((state + 1, 5, 3)), np.array(1.0))
 
     return [(call(index), {}, ValueError, text) for index, text in _ROWS_ERRORS]
 
 
-_VALID = {"index": "rising row numbers, then the number of rows"}
+rows_valid = {"index": "rising row numbers, then the number of rows"}
 
 sgd_rows_step = Effect(
     "sgd_rows_step", "lr[]:* scale[]:* g[K,C] index[K]:i", "p[R,C] buffer[R,C]? step[]?:*", kernel="sgd_rows_step",
-    layout="dense", promote=False, flops="8*K*C", params=_SGD, shape=lambda shapes, **options: [], valid=_VALID,
-    samples=_rows_samples(1, ({}, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1, "maximize": True},
+    layout="dense", promote=False, flops="8*K*C", params=_SGD, shape=lambda shapes, **options: [], valid=rows_valid,
+    samples=rows_samples(1, ({}, {"momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1, "maximize": True},
                               {"momentum": 0.5, "nesterov": True})),
-    reference=_sgd_rows_reference, errors=_rows_errors(1),
+    reference=_sgd_rows_reference, errors=rows_errors(1),
     doc="""sgd_step for the rows of p that index names: the rows of g are their gradients, and only their buffer moves.
 index rises and ends with numbers R, which stand for nothing (see merge_rows).""",
 )  # fmt: skip
@@ -122,11 +122,11 @@ def _adam_rows_reference(lr, scale, g, index, p, m, v, vmax, step, beta1, beta2,
 adam_rows_step = Effect(
     "adam_rows_step", "lr[]:* scale[]:* g[K,C] index[K]:i", "p[R,C] m[R,C] v[R,C] vmax[R,C]? step[]:*",
     kernel="adam_rows_step", layout="dense", promote=False, flops="30*K*C", params=_ADAM | {"scaled_eps": False},
-    shape=lambda shapes, **options: [], valid=_VALID,
-    samples=_rows_samples(3, ({}, {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
+    shape=lambda shapes, **options: [], valid=rows_valid,
+    samples=rows_samples(3, ({}, {"amsgrad": True, "weight_decay": 0.1, "maximize": True},
                               {"beta1": 0.3, "beta2": 0.6, "decoupled": True, "weight_decay": 0.1},
                               {"scaled_eps": True, "eps": 0.1})),
-    reference=_adam_rows_reference, errors=_rows_errors(3),
+    reference=_adam_rows_reference, errors=rows_errors(3),
     doc="""adam_step for the rows of p that index names: their gradients are the rows of g, and only their moments move.
 index rises and ends with numbers R, which stand for nothing (see merge_rows). With scaled_eps, eps is divided by
 √(1 − β₂ᵗ), as in PyTorch's SparseAdam.""",

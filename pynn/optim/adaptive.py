@@ -34,6 +34,11 @@ class _Fused(Optimizer):
         """The state of p, made where it is missing, and None for what is not used."""
         raise NotImplementedError
 
+    def by_rows(self, g, p, group) -> None:
+        """The step of p whose gradient holds only some rows."""
+        raise RuntimeError(f"{type(self).__name__} does not support gradients by rows; SGD, Adagrad, Adam, AdamW and "
+                           "SparseAdam do")  # fmt: skip
+
     def check(self, group):
         check_not_negative(group, "lr", "learning rate")
         check_not_negative(group, "weight_decay", "weight_decay value")
@@ -47,9 +52,9 @@ class _Fused(Optimizer):
             if g is None:
                 continue
             if type(g) is RowGradient:
-                raise RuntimeError(f"{type(self).__name__} does not support gradients by rows; SGD, Adam, AdamW and "
-                                   "SparseAdam do")  # fmt: skip
-            rows.append((g, p, *self.columns(self.state[p], p, group)))
+                self.by_rows(g, p, group)
+            else:
+                rows.append((g, p, *self.columns(self.state[p], p, group)))
         _core.run_list(OPS[self.effect], (group.lr_tensor, self._scale), rows, self.options(group))
 
 
@@ -76,6 +81,9 @@ class Adagrad(_Fused):
         initial_accumulator_value: where s starts.
         eps: added to the root, or to s with eps_inside, as S1 has it.
         maximize: ascend.
+
+    Of a table whose gradient is by rows (nn.Embedding with sparse=True) the rows of the gradient alone are updated,
+    and their sums and decay with them; all count one step.
 
     Source: Duchi, Hazan, Singer, JMLR 12 (2011); S1 §1.3.3; F-OPT-4.
     """
@@ -112,6 +120,10 @@ class Adagrad(_Fused):
 
     def columns(self, s, p, group):
         return _kept(s, "sum", p), _count(s)
+
+    def by_rows(self, g, p, group):
+        state = self.columns(self.state[p], p, group)
+        OPS.adagrad_rows_step(group.lr_tensor, self._scale, g._rows, g._index, p, *state, **self.options(group))
 
     def add_param_group(self, param_group):
         super().add_param_group(param_group)

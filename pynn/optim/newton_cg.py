@@ -8,6 +8,7 @@ import numpy as np
 
 from ..autograd import no_grad
 from ..curvature import GaussNewton, Hessian, Point
+from ..recompute import repeatable
 from .optimizer import Optimizer, number
 
 __all__ = ["NewtonCG", "steihaug"]
@@ -115,9 +116,10 @@ class NewtonCG(Optimizer):
             raise TypeError("NewtonCG: step() needs a closure that computes the loss, and clips nothing")
         group = self.param_groups[0]
         gauss = group["curvature"] == "gauss-newton"
+        again = repeatable(closure)  # trials see the mask of the step's dropout, and change no statistics
         loss, params, p, slope, promised = self._model_step(closure, group)
         with no_grad(), Point(params) as point:
-            ratio, scale = self._search(closure, point, p, slope, loss, promised, gauss)
+            ratio, scale = self._search(again, point, p, slope, loss, promised, gauss)
         self.taken = scale > 0
         if self.taken:
             Point(params).go(scale * p)
@@ -129,7 +131,7 @@ class NewtonCG(Optimizer):
         end: the trials that follow need its memory."""
         gauss = group["curvature"] == "gauss-newton"
         damping, radius = (self.damping, np.inf) if gauss else (0.0, self.radius)
-        b = (GaussNewton if gauss else Hessian)(closure, group["params"])
+        b = (GaussNewton if gauss else Hessian)(closure, group["params"], effects=True)
         g = b.gradient
         tol = min(group["tol"], float(np.linalg.norm(g)) ** 0.5)
         p, self.why = steihaug(lambda v: b.matvec(v) + damping * v, g, radius, tol, int(group["max_cg"]))
