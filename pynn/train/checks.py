@@ -9,6 +9,7 @@ import numpy as np
 
 from ..arrays import as_count
 from ..nn.module import Module
+from ..optim.regularizers import Penalty
 from ..optim.schedules import LRScheduler
 from ..tensor import Tensor
 from .inputs import ArrayFeed
@@ -29,7 +30,7 @@ def check_parts(model, loss, optimizer) -> None:
         raise TypeError(f"Trainer: argument 'optimizer': expected an optimizer, got {type(optimizer).__name__}")
 
 
-def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, ema) -> None:
+def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, ema, penalty) -> None:
     """Raises for options out of range."""
     if schedule is not None and not isinstance(schedule, LRScheduler):
         raise TypeError(f"Trainer: argument 'schedule': expected one of pynn.optim.lr_scheduler, got {schedule!r}")
@@ -43,6 +44,10 @@ def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, 
             raise ValueError(f"Trainer: argument '{name}': expected a number >= 0, got {value!r}")
     if ema is not None and not 0 <= ema < 1:
         raise ValueError(f"Trainer: argument 'ema': expected a number in [0, 1), got {ema!r}")
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"Trainer: argument 'penalty': expected a pynn.optim.Penalty, such as L2(1e-3), got {penalty!r}"
+        )
 
 
 def check_fit_arguments(epochs, split, validation_data, sampler, X, y) -> None:

@@ -224,10 +224,10 @@ def _training_rows(trainer: Trainer) -> list:
         name = f"group {k}" if len(trainer.optimizer.param_groups) > 1 else "its options"
         rows.append((name, ", ".join(f"{key}={value}" for key, value in group.items() if key != "params")))
     rows += list(run.options.items())
-    for name in ("schedule", "max_norm", "clip_value", "ema"):
+    for name in ("schedule", "max_norm", "clip_value", "ema", "penalty"):
         value = getattr(trainer, name)
         if value is not None:
-            rows.append((name, value if isinstance(value, (int, float)) else type(value).__name__))
+            rows.append((name, type(value).__name__ if name == "schedule" else value))
     return rows
 
 

@@ -14,6 +14,7 @@ from ..arrays import as_count, real_array
 from ..autograd import no_grad
 from ..data.samplers import class_weights
 from ..nn.module import Module
+from ..optim.regularizers import Penalty
 from ..optim.schedules import LRScheduler, ReduceLROnPlateau
 from ..random import Generator, default_generator, stream_of
 from ..tensor import Tensor
@@ -49,6 +50,8 @@ class Trainer:
         schedule: one of pynn.optim.lr_scheduler, stepped after each "epoch" or "step" (schedule_every).
         accumulate: batches whose gradients make one step, as one batch of all their samples would.
         max_norm, clip_value: clip gradients by their common norm, or by element.
+        penalty: one of pynn.optim's, such as L1(1e-4) + L2(1e-3, on="weight"), or a Penalty of your own, whose value
+            for the model and the batch's input is added to the loss. history["loss"] has it in, "val_loss" has not.
         ema: decay of running means of the parameters, which evaluate, predict and validation then use; None: none.
         callbacks: see pynn.train.callbacks.
 
@@ -78,10 +81,11 @@ class Trainer:
         max_norm: float | None = None,
         clip_value: float | None = None,
         ema: float | None = None,
+        penalty: Penalty | None = None,
         callbacks: Sequence = (),
     ):
         checks.check_parts(model, loss, optimizer)
-        checks.check_options(optimizer, schedule, schedule_every, accumulate, max_norm, clip_value, ema)
+        checks.check_options(optimizer, schedule, schedule_every, accumulate, max_norm, clip_value, ema, penalty)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.metrics: list[Metric] = metrics_of(metrics, loss)
         self._validation_metrics = metrics_of(metrics, loss)  # state of their own
@@ -89,7 +93,7 @@ class Trainer:
         self._generator = None if seed is None else Generator(seed)
         self._compile = compile
         self.schedule, self.schedule_every, self.accumulate = schedule, schedule_every, accumulate
-        self.max_norm, self.clip_value, self.ema = max_norm, clip_value, ema
+        self.max_norm, self.clip_value, self.ema, self.penalty = max_norm, clip_value, ema, penalty
         self._average = {p: p.detach().clone() for p in model.parameters()} if ema is not None else None
         self.callbacks = list(callbacks)
         self._callbacks: Callbacks | None = None
@@ -307,7 +311,7 @@ class Trainer:
     # ---- parts -----------------------------------------------------------------------------------
 
     def _step(self) -> Step:
-        parts = self.model, self.loss, self.optimizer, self.max_norm, self.clip_value, self._average
+        parts = self.model, self.loss, self.optimizer, self.max_norm, self.clip_value, self._average, self.penalty
         if self._made_step is None or not self._made_step.belong_to(*parts):
             self._made_step = Step(*parts[:3], self._compile, *parts[3:], decay=self.ema or 0.0)
         return self._made_step
