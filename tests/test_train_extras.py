@@ -255,6 +255,17 @@ def test_a_search_for_the_rate_changes_nothing():
             lr_find(t, X, Y, **bad)
 
 
+def test_a_search_weighs_samples_and_leaves_modes():
+    t, w = make(), 1.0 + 9.0 * (Y == 1)
+    t.model.eval()
+    found = lr_find(t, [(X, Y, w)], smooth=0.0)
+    assert found.losses[0] == pytest.approx(t.evaluate(X, Y, sample_weight=w)["loss"], rel=0.1)
+    assert abs(found.losses[0] - t.evaluate(X, Y)["loss"]) > 0.02
+    assert not any(m.training for m in t.model.modules())
+    with pytest.raises(ValueError, match="made without an optimizer"):
+        lr_find(Trainer(t.model, t.loss), X, Y)
+
+
 def test_several_seeds():
     runs = repeat(make, (1, 2, 1), X, Y, epochs=2, progress=False)
     first, second, third = (list(t.model.state_dict().values()) for t in runs.trainers)

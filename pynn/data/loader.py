@@ -93,7 +93,8 @@ class DataLoader:
         self.sampler = RandomSampler(self._count) if shuffle else sampler
         self.drop_last, self.generator = drop_last, generator
         wanted = [a.dtype for a in dataset.arrays] if dtypes is None else [np.dtype(d) for d in dtypes]
-        self._pairs = list(zip(dataset.arrays, [_held_by(d) for d in wanted], strict=True))
+        held = [_held_by(d) for d in wanted]
+        self._pairs = [(a, None if a.dtype == d else d) for a, d in zip(dataset.arrays, held, strict=True)]
 
     @property
     def _count(self) -> int:
@@ -113,7 +114,7 @@ class DataLoader:
     def first(self, n: int) -> tuple[Tensor, ...]:
         """The first n samples, in the arrays' order."""
         rows = slice(n) if self.rows is None else self.rows[:n]
-        return tuple([_sliced(a, rows, dtype) for a, dtype in self._pairs])
+        return tuple([_sliced(a, rows, to) for a, to in self._pairs])
 
     def take_key(self) -> list[int] | None:
         """What fixes the order of one iteration: a key from the generator; None where the order is always the same."""
@@ -133,11 +134,11 @@ class DataLoader:
         if order is None:
             for at in range(start * b, n, b):
                 rows = slice(at, min(n, at + b))
-                yield tuple([_sliced(a, rows, dtype) for a, dtype in pairs])
+                yield tuple([from_numpy(a[rows]) if to is None else _sliced(a, rows, to) for a, to in pairs])
             return
         for at in range(start * b, n, b):
             chosen = order[at : at + b]
-            yield tuple([_taken(a, chosen, dtype) for a, dtype in pairs])
+            yield tuple([_taken(a, chosen, to) for a, to in pairs])
 
     def _order(self, key) -> np.ndarray | None:
         """The rows of an iteration; None: all, as they lie."""
@@ -166,15 +167,14 @@ def _held_by(dtype: np.dtype) -> np.dtype:
     return dtype if dtype in _DTYPES else _core.from_array(np.empty(0, dtype)).dtype
 
 
-def _sliced(a: np.ndarray, rows: slice, dtype: np.dtype) -> Tensor:
-    part = a[rows]
-    return from_numpy(part) if a.dtype == dtype else _core.from_array(part, dtype)
+def _sliced(a: np.ndarray, rows, to: np.dtype | None) -> Tensor:
+    return from_numpy(a[rows]) if to is None else _core.from_array(a[rows], to)
 
 
-def _taken(a: np.ndarray, rows: np.ndarray, dtype: np.dtype) -> Tensor:
+def _taken(a: np.ndarray, rows: np.ndarray, to: np.dtype | None) -> Tensor:
     """Rows of a in memory of pynn's, whose allocator keeps a steady step from touching fresh pages."""
-    t = _core.empty((len(rows), *a.shape[1:]), dtype)
-    if a.dtype == dtype:
+    t = _core.empty((len(rows), *a.shape[1:]), to or a.dtype)
+    if to is None:
         a.take(rows, axis=0, out=t._writable(), mode="clip")  # "raise" would take a copy of out
     else:
         np.copyto(t._writable(), a.take(rows, axis=0), casting="unsafe")
