@@ -157,6 +157,8 @@ def test_summary_counts_parameters_operations_and_bytes():
     with pytest.raises(ValueError, match="linear"):
         model.summary((10, 7))
     assert not any(m._forward_hooks for m in model.modules())
+    images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 10)).summary((2, 3, 8, 8))
+    assert [r.flops for r in images] == [2 * 2 * 8 * 6 * 6 * 27, 0, 2 * 2 * 288 * 10]
     table = nn.Sequential(nn.Embedding(5, 2))
     assert table.summary(np.array([[1, 2, 3]]))[0].shape == "(1, 3, 2)"
 
