@@ -109,7 +109,10 @@ class Callbacks:
                 except Exception as e:
                     failed = failed or e
         if failed is not None:
-            raise failed
+            try:
+                raise failed
+            finally:
+                del failed  # it knows this frame: a cycle
 
     def state(self) -> list:
         """[[class, state], …]"""

@@ -58,8 +58,8 @@ class Trainer:
     Arrays may have any real dtype: inputs become the parameters' dtype, class labels int64. Integers stay what they
     are where the model looks them up in a table. A tuple of arrays is several inputs, model(*X); a dict inputs by
     name, model(**X); a DataFrame is one array. Instead of arrays fit and evaluate take anything that can be iterated
-    over again and again, such as a DataLoader: batches (x, y), (x, y, sample_weight), or dicts of which "y" (or
-    "target", "labels") is the target.
+    over again and again, such as a DataLoader or a list: batches (x, y), (x, y, sample_weight), or dicts of which "y"
+    (or "target", "labels") is the target.
 
     Attributes:
         run: the fit that is going on, or went on last; see pynn.train.Run. history: its History.
