@@ -34,10 +34,14 @@ def real_array(value: Any, what: str) -> np.ndarray:
     """value as a row-major array of real numbers or bools in native byte order, without a copy where it is one.
 
     Raises:
-        TypeError: text, objects, complex numbers, dates. ValueError: ragged lists, or a single number.
+        TypeError: text, objects, complex numbers, dates, a mask. ValueError: ragged lists, or a single number.
     """
     if isinstance(value, Tensor):
         value = value._array()
+    elif isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what}: expected an array without a mask, got {type(value).__name__}; use its filled(value)")
+    elif hasattr(value, "to_numpy") and hasattr(value, "iloc"):
+        value = _of_frame(value)
     try:
         arr = np.asarray(value)
     except ValueError as e:
@@ -50,6 +54,16 @@ def real_array(value: Any, what: str) -> np.ndarray:
     if not arr.dtype.isnative:
         arr = arr.astype(arr.dtype.newbyteorder("="))
     return np.require(arr, requirements=["C", "A"])
+
+
+def _of_frame(frame: Any) -> np.ndarray:
+    """A DataFrame or Series as one array, NA as NaN; pandas gives objects for bools beside floats."""
+    arr = frame.to_numpy()
+    kinds = {getattr(d, "kind", "O") for d in (frame.dtypes if frame.ndim == 2 else [frame.dtype])}
+    if arr.dtype != object or not kinds <= set("fiub"):
+        return arr
+    whole = "f" not in kinds and not frame.isna().to_numpy().any()
+    return frame.to_numpy(dtype=np.int64) if whole else frame.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 CHUNK = 8 << 20  # bytes looked at at a time

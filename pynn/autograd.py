@@ -157,6 +157,13 @@ def _leaves(inputs, create_graph: bool, what: str) -> list[Tensor]:
     return leaves
 
 
+def _settle(leaves: list[Tensor]) -> None:
+    """Nobody outside has these leaves: what is differentiated later gives them no gradient, and needs no new plan."""
+    for x in leaves:
+        if x.is_leaf:
+            x.requires_grad = False
+
+
 def _directions(v, leaves: list[Tensor], what: str) -> list:
     """v as one direction of its shape for each leaf."""
     vs = _listed(v)
@@ -186,6 +193,7 @@ def vjp(func: Callable, inputs, v=None, create_graph: bool = False):
     with enable_grad():
         ys = func(*leaves)
     gs = _core.run_backward(_listed(ys), v, leaves, create_graph, create_graph, True, "vjp")
+    _settle(leaves)
     return ys, _packed([_zeros(g, x) for g, x in zip(gs, leaves)], inputs)
 
 
@@ -214,6 +222,7 @@ def jvp(func: Callable, inputs, v=None, create_graph: bool = False):
             ts = _core.run_backward(
                 [g for g, _ in pairs], [d for _, d in pairs], seeds, create_graph, True, True, "jvp"
             )
+    _settle([*leaves, *seeds])
     return ys, _packed([_zeros(t, y) for t, y in zip(ts, y_list)], ys)
 
 
@@ -230,4 +239,5 @@ def hvp(func: Callable, inputs, v, create_graph: bool = False):
             hs = _core.run_backward(
                 [g for g, _ in pairs], [d for _, d in pairs], leaves, create_graph, create_graph, True, "hvp"
             )
+    _settle(leaves)
     return y, _packed([_zeros(h, x) for h, x in zip(hs, leaves)], inputs)

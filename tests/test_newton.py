@@ -1,4 +1,4 @@
-"""Newton–CG, L-BFGS and averaged weights."""
+"""Newton–CG and averaged weights."""
 
 import copy
 
@@ -9,7 +9,7 @@ from scipy.optimize import minimize, rosen
 import pynn
 from pynn import Tensor, nn
 from pynn.nn import functional as F
-from pynn.optim import LBFGS, Adam, AveragedModel, NewtonCG, update_bn
+from pynn.optim import Adam, AveragedModel, NewtonCG, update_bn
 from pynn.optim.newton_cg import steihaug
 
 
@@ -241,32 +241,6 @@ def test_bad_values():
             NewtonCG([w], **options)
     with pytest.raises(TypeError, match="needs a closure"):
         NewtonCG([w]).step()
-    with pytest.raises(TypeError, match="needs a closure"):
-        LBFGS([w]).step()
-
-
-# ---- L-BFGS --------------------------------------------------------------------------------------------------------
-
-
-def test_lbfgs_as_scipy():
-    """The same minimum as SciPy's from NumPy, in as many evaluations."""
-    start = np.array([-1.2, 1.0, 0.7])
-    p = Tensor(start, requires_grad=True)
-    opt = LBFGS([p], max_iter=200, tolerance_grad=1e-9, tolerance_change=1e-15, history_size=10)
-
-    def closure():
-        opt.zero_grad()
-        a, b = p[:-1], p[1:]
-        loss = (100.0 * (b - a * a) ** 2 + (1.0 - a) ** 2).sum()
-        loss.backward()
-        return loss
-
-    first = opt.step(closure)
-    np.testing.assert_allclose(first, rosen(start), rtol=1e-12)
-    want = minimize(rosen, start, jac=lambda x: _rosen(x)[0], method="L-BFGS-B",
-                    options={"gtol": 1e-9, "ftol": 1e-15, "maxiter": 200, "maxcor": 10})  # fmt: skip
-    np.testing.assert_allclose(p.numpy_copy(), want.x, atol=1e-7)
-    assert opt.evaluations == want.nfev
 
 
 # ---- averages --------------------------------------------------------------------------------------------------------

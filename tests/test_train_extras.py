@@ -4,6 +4,8 @@ import csv
 import html.parser
 import json
 import math
+import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -94,6 +96,41 @@ def test_report_is_one_page_without_a_network(tmp_path):
     r.fit(X, X[:, :2], epochs=2, progress=False)
     r.report(tmp_path / "r.html", (X, X[:, :2]))
     assert "Predictions against targets" in Page((tmp_path / "r.html").read_text(encoding="utf-8")).words
+    for data in (X, (X, X, X), [(X, Y)] * 3):
+        with pytest.raises(TypeError, match=r"report: argument 'data': expected \(X, y\)"):
+            r.report(tmp_path / "r.html", data)
+    with pytest.raises(TypeError, match="expected one target, and a model with one output"):
+        r.report(tmp_path / "r.html", (X, {"a": Y}))
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_report_in_a_browser(tmp_path):
+    """Without a network nothing is wider than a narrow window, and pictures are drawn."""
+    pytest.importorskip("matplotlib")
+    Image = pytest.importorskip("PIL.Image")
+    t = make(metrics=["accuracy", "auc"])
+    t.fit(X, Y, epochs=4, validation_split=0.2, progress=False)
+    t.report(tmp_path / "r.html", (X, Y))
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    # the probe says in colour what a picture cannot tell: whether something lies beyond its right edge
+    probe = """<script>
+        const wide = document.documentElement.scrollWidth > innerWidth;
+        document.body.style.borderTop = "40px solid " + (wide ? "#f00" : "#0f0");
+    </script>"""
+    (tmp_path / "probe.html").write_text(page.replace("</body>", probe + "</body>"), encoding="utf-8")
+    run = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND",
+         f"--user-data-dir={tmp_path / 'profile'}", "--window-size=600,2500", f"--screenshot={tmp_path / 'r.png'}",
+         (tmp_path / "probe.html").as_uri()], capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    picture = np.asarray(Image.open(tmp_path / "r.png").convert("RGB")).astype(int)
+    assert picture[20, 300].tolist() == [0, 255, 0], "the page is wider than its window"
+    blue = (picture[:, :, 2] - picture[:, :, 0] > 60).sum(1)  # curves of training, and the confusion's classes
+    assert (blue[100:] > 0).sum() > 200
 
 
 # ---- summaries -------------------------------------------------------------------------------------------
@@ -120,6 +157,8 @@ def test_summary_counts_parameters_operations_and_bytes():
     with pytest.raises(ValueError, match="linear"):
         model.summary((10, 7))
     assert not any(m._forward_hooks for m in model.modules())
+    images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 10)).summary((2, 3, 8, 8))
+    assert [r.flops for r in images] == [2 * 2 * 8 * 6 * 6 * 27, 0, 2 * 2 * 288 * 10]
     table = nn.Sequential(nn.Embedding(5, 2))
     assert table.summary(np.array([[1, 2, 3]]))[0].shape == "(1, 3, 2)"
 
@@ -165,6 +204,30 @@ def test_event_files(tmp_path):
         TensorBoard(tmp_path, -1)
 
 
+def test_event_files_of_fits_within_a_second(tmp_path):
+    """Each has its own, and inputs by name are drawn as any other."""
+    pytest.importorskip("tensorboardX")
+    events = TensorBoard(tmp_path)
+    t = make(callbacks=[events])
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.line = nn.Linear(6, 3)
+
+        def forward(self, a, b):
+            return self.line(a) + b
+
+    for _ in range(3):
+        t.fit(X, Y, epochs=1, progress=False)
+    assert len(list(tmp_path.iterdir())) == 3
+    t = Trainer(Named(), nn.CrossEntropyLoss(), None)
+    t.optimizer = optim.SGD(t.model.parameters(), 0.1)
+    t.fit({"a": X, "b": X[:, :3]}, Y, epochs=1, progress=False, callbacks=[TensorBoard(tmp_path / "named")])
+    (path,) = (tmp_path / "named").iterdir()
+    assert b"linear" in path.read_bytes()
+
+
 def test_event_files_need_a_package(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(ImportError, match=r"pip install 'pynn-core\[tensorboard\]'"):
@@ -192,6 +255,17 @@ def test_a_search_for_the_rate_changes_nothing():
     for bad in ({"low": 0}, {"low": 2, "high": 1}, {"steps": 3}, {"smooth": 1}):
         with pytest.raises(ValueError, match="lr_find: expected 0 < low < high"):
             lr_find(t, X, Y, **bad)
+
+
+def test_a_search_weighs_samples_and_leaves_modes():
+    t, w = make(), 1.0 + 9.0 * (Y == 1)
+    t.model.eval()
+    found = lr_find(t, [(X, Y, w)], smooth=0.0)
+    assert found.losses[0] == pytest.approx(t.evaluate(X, Y, sample_weight=w)["loss"], rel=0.1)
+    assert abs(found.losses[0] - t.evaluate(X, Y)["loss"]) > 0.02
+    assert not any(m.training for m in t.model.modules())
+    with pytest.raises(ValueError, match="made without an optimizer"):
+        lr_find(Trainer(t.model, t.loss), X, Y)
 
 
 def test_several_seeds():

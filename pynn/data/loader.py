@@ -56,13 +56,15 @@ class DataLoader:
         drop_last: leaves out a last batch that is smaller.
         generator: a pynn.Generator; None takes the default one, which pynn.manual_seed sets.
         prefetch: batches that a thread makes ahead; 0: none. Worth it where making one takes time (memory maps).
+        rows: the rows that are the samples, as of a split; None: all. A sampler counts among them.
         dtypes: the dtype of each array's batches; None keeps the arrays' (float16 and small integers become
             the smallest dtype of pynn that holds them).
 
     Unshuffled batches share the arrays' memory where dtypes agree.
 
     Raises:
-        ValueError: a batch size below 1, arrays of different lengths, shuffle beside a sampler.
+        ValueError: a batch size below 1, arrays of different lengths, shuffle beside a sampler, an order of another
+        length than the sampler's. IndexError: rows that there are not.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class DataLoader:
         drop_last: bool = False,
         generator=None,
         prefetch: int = 0,
+        rows=None,
         dtypes: tuple | None = None,
     ):
         if not isinstance(dataset, TensorDataset):
@@ -86,15 +89,22 @@ class DataLoader:
         if sampler is not None and not hasattr(sampler, "order"):
             raise TypeError(f"DataLoader: argument 'sampler': expected an object with order(rng), got {sampler!r}")
         self.dataset, self.shuffle = dataset, bool(shuffle)
-        self.sampler = RandomSampler(len(dataset)) if shuffle else sampler
+        self.rows = None if rows is None else _checked(rows, "rows", len(dataset))
+        self.sampler = RandomSampler(self._count) if shuffle else sampler
         self.drop_last, self.generator = drop_last, generator
         wanted = [a.dtype for a in dataset.arrays] if dtypes is None else [np.dtype(d) for d in dtypes]
-        self._pairs = list(zip(dataset.arrays, [_held_by(d) for d in wanted], strict=True))
+        held = [_held_by(d) for d in wanted]
+        self._pairs = [(a, None if a.dtype == d else d) for a, d in zip(dataset.arrays, held, strict=True)]
+
+    @property
+    def _count(self) -> int:
+        """The samples that there are."""
+        return len(self.dataset) if self.rows is None else len(self.rows)
 
     @property
     def n_samples(self) -> int:
         """The samples of an iteration."""
-        n = len(self.dataset) if self.sampler is None else len(self.sampler)
+        n = self._count if self.sampler is None else len(self.sampler)
         return n - n % self.batch_size if self.drop_last else n
 
     def __len__(self) -> int:
@@ -103,7 +113,8 @@ class DataLoader:
 
     def first(self, n: int) -> tuple[Tensor, ...]:
         """The first n samples, in the arrays' order."""
-        return tuple([_sliced(a, slice(n), dtype) for a, dtype in self._pairs])
+        rows = slice(n) if self.rows is None else self.rows[:n]
+        return tuple([_sliced(a, rows, to) for a, to in self._pairs])
 
     def take_key(self) -> list[int] | None:
         """What fixes the order of one iteration: a key from the generator; None where the order is always the same."""
@@ -119,15 +130,36 @@ class DataLoader:
 
     def _made(self, key, start: int) -> Iterator[tuple[Tensor, ...]]:
         n, b, pairs = self.n_samples, self.batch_size, self._pairs
-        if key is None:
+        order = self._order(key)
+        if order is None:
             for at in range(start * b, n, b):
                 rows = slice(at, min(n, at + b))
-                yield tuple([_sliced(a, rows, dtype) for a, dtype in pairs])
+                yield tuple([from_numpy(a[rows]) if to is None else _sliced(a, rows, to) for a, to in pairs])
             return
-        order = self.sampler.order(stream_of(key))
         for at in range(start * b, n, b):
             chosen = order[at : at + b]
-            yield tuple([_taken(a, chosen, dtype) for a, dtype in pairs])
+            yield tuple([_taken(a, chosen, to) for a, to in pairs])
+
+    def _order(self, key) -> np.ndarray | None:
+        """The rows of an iteration; None: all, as they lie."""
+        if key is None:
+            return self.rows
+        order = _checked(self.sampler.order(stream_of(key)), "sampler", self._count)
+        if len(order) != len(self.sampler):
+            raise ValueError(f"DataLoader: argument 'sampler': expected an order of its length, {len(self.sampler)}, "
+                             f"got {len(order)} rows")  # fmt: skip
+        return order if self.rows is None else self.rows[order]
+
+
+def _checked(rows: Any, name: str, n: int) -> np.ndarray:
+    """rows of n samples, as an array of integers."""
+    arr = np.asarray(rows)
+    if arr.ndim != 1 or (arr.size and arr.dtype.kind not in "iu"):
+        raise ValueError(f"DataLoader: argument '{name}': expected integers in one dimension, got {arr.dtype} of shape "
+                         f"{arr.shape}")  # fmt: skip
+    if arr.size and (arr.min() < 0 or arr.max() >= n):
+        raise IndexError(f"DataLoader: argument '{name}': expected rows 0 <= row < {n}, got {arr.min()} to {arr.max()}")
+    return arr.astype(np.int64, copy=False)
 
 
 def _held_by(dtype: np.dtype) -> np.dtype:
@@ -135,15 +167,14 @@ def _held_by(dtype: np.dtype) -> np.dtype:
     return dtype if dtype in _DTYPES else _core.from_array(np.empty(0, dtype)).dtype
 
 
-def _sliced(a: np.ndarray, rows: slice, dtype: np.dtype) -> Tensor:
-    part = a[rows]
-    return from_numpy(part) if a.dtype == dtype else _core.from_array(part, dtype)
+def _sliced(a: np.ndarray, rows, to: np.dtype | None) -> Tensor:
+    return from_numpy(a[rows]) if to is None else _core.from_array(a[rows], to)
 
 
-def _taken(a: np.ndarray, rows: np.ndarray, dtype: np.dtype) -> Tensor:
+def _taken(a: np.ndarray, rows: np.ndarray, to: np.dtype | None) -> Tensor:
     """Rows of a in memory of pynn's, whose allocator keeps a steady step from touching fresh pages."""
-    t = _core.empty((len(rows), *a.shape[1:]), dtype)
-    if a.dtype == dtype:
+    t = _core.empty((len(rows), *a.shape[1:]), to or a.dtype)
+    if to is None:
         a.take(rows, axis=0, out=t._writable(), mode="clip")  # "raise" would take a copy of out
     else:
         np.copyto(t._writable(), a.take(rows, axis=0), casting="unsafe")

@@ -35,7 +35,7 @@ class _Scaling(Module):
             ValueError: no samples, another number of features, or NaN or Inf (where).
         """
         name = f"{self._get_name()}.fit: argument 'X'"
-        arr = real_array(X.to_numpy() if hasattr(X, "to_numpy") else X, name)
+        arr = real_array(X, name)
         if arr.ndim < 2 or arr.shape[self.dim] != self.num_features:
             raise ValueError(f"{name}: expected {self.num_features} features along dimension {self.dim}, got shape "
                              f"{arr.shape}")  # fmt: skip

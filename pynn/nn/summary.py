@@ -15,6 +15,9 @@ from .module import Module
 __all__ = ["Row", "Summary", "summary_of"]
 
 
+MOVES = ("cast", "copy")  # compute nothing: to a layout's order of memory, or to another dtype
+
+
 class Row(NamedTuple):
     """A layer: its path and class, the shape of its output, parameters, operations, bytes of its output."""
 
@@ -126,4 +129,4 @@ def _flops(module: Module, args: tuple, kwargs: dict) -> float | None:
     """Operations of the calls that a layer makes; None where it cannot be recorded."""
     own = compile(lambda *a: module.forward(*a, **kwargs), strict=False)
     own(*args)
-    return sum(c.flops for c in calls_of(own.plans[0])) if own.plans else None
+    return sum(c.flops for c in calls_of(own.plans[0]) if c.op not in MOVES) if own.plans else None

@@ -42,7 +42,10 @@ def _strength(what: str, value: float) -> float:
 
 
 class Penalty:
-    """A number for a model, which is added to the loss. Penalties add up: a + b."""
+    """A number for a model, which is added to the loss. Penalties add up: a + b. Trainer takes one, or a sum.
+
+    What repr tells, the strength as a rule, may change between epochs of a Trainer's fit.
+    """
 
     def __call__(self, model: Module, *data) -> Tensor:
         """The penalty, 0-d; data is what those that look at inputs take."""
@@ -50,6 +53,10 @@ class Penalty:
 
     def __add__(self, other: Penalty) -> Penalty:
         return _Sum([self, other]) if isinstance(other, Penalty) else NotImplemented
+
+    def __repr__(self):
+        numbers = {k: v for k, v in vars(self).items() if isinstance(v, (int, float, str))}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in numbers.items())})"
 
 
 class _Sum(Penalty):
@@ -90,7 +97,7 @@ class Lp(Penalty):
         return Tensor(0.0) if total is None else total * (self.strength / self.p)
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.strength:g}, p={self.p:g}, on={self.on!r})"
+        return f"{type(self).__name__}({self.strength!r}, p={self.p:g}, on={self.on!r})"
 
 
 class L1(Lp):

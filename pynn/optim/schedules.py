@@ -1,7 +1,10 @@
 """Learning rates by step or epoch, under the names of torch.optim.lr_scheduler and with its arguments.
 
 A schedule writes `group["lr"]`, which stands in a tensor that kernels read: recorded steps go on being replayed. step()
-is called after the optimizer's. With t steps made, η₀ the rate a group began with, the equations stand at each class.
+is called after the optimizer's, each batch or each epoch: that is the unit of t, the calls made so far, and of every
+argument that counts. η is a group's rate, η₀ the one it began with. All take the optimizer, whose groups get the rates,
+and last_epoch, the t to go on from, less one (−1 begins); what is no optimizer is a TypeError. Equations are those of
+torch.optim.lr_scheduler, and of the papers named.
 """
 
 from __future__ import annotations
@@ -9,79 +12,16 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ..arrays import as_count
 from .optimizer import Optimizer, ParamGroup
+from .scheduler import LRScheduler
 
 __all__ = [
     "ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR",
     "LRScheduler", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR",
     "ReduceLROnPlateau", "SequentialLR", "StepLR",
 ]  # fmt: skip
-
-
-class LRScheduler:
-    """The base of schedules. A subclass defines rate(base, now, group) or get_lr().
-
-    Args:
-        optimizer: whose param_groups get the rates.
-        last_epoch: steps that were made already, less one; −1 begins.
-
-    Raises:
-        TypeError: no optimizer. KeyError: last_epoch ≥ 0 for groups that have no "initial_lr".
-    """
-
-    def __init__(self, optimizer: Optimizer, last_epoch: int = -1):
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(f"{type(self).__name__}: argument 'optimizer': expected an Optimizer, got "
-                            f"{type(optimizer).__name__}")  # fmt: skip
-        self.optimizer = optimizer
-        for k, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    f"{type(self).__name__}: param_groups[{k}] has no 'initial_lr', which last_epoch >= 0 needs"
-                )
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._last_lr: list[float] = []
-        self.step()
-
-    def get_lr(self) -> list[float]:
-        """The rate of each group after last_epoch steps."""
-        return [self.rate(base, g["lr"], g) for base, g in zip(self.base_lrs, self.optimizer.param_groups)]
-
-    def rate(self, base: float, now: float, group: ParamGroup) -> float:
-        """The rate of a group that began with base and has now."""
-        raise NotImplementedError
-
-    def get_last_lr(self) -> list[float]:
-        """The rates that the last step wrote."""
-        return self._last_lr
-
-    def step(self) -> None:
-        """One step, or epoch, was made: writes the next rates."""
-        self.last_epoch += 1
-        self._write(self.get_lr())
-
-    def _write(self, rates: Sequence[float]) -> None:
-        for group, lr in zip(self.optimizer.param_groups, rates):
-            group["lr"] = lr
-        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-
-    def state_dict(self) -> dict[str, Any]:
-        """What goes on from step to step: everything but the optimizer and functions."""
-        return {k: v for k, v in vars(self).items() if k != "optimizer" and not _has_function(v)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from what state_dict gave. The rates themselves are the optimizer's state."""
-        vars(self).update(state_dict)
-
-
-def _has_function(value: Any) -> bool:
-    return callable(value) or (isinstance(value, (list, tuple)) and any(map(_has_function, value)))
 
 
 class _ByFunction(LRScheduler):
@@ -96,14 +36,29 @@ class _ByFunction(LRScheduler):
 
 
 class LambdaLR(_ByFunction):
-    """η = η₀·f(t)."""
+    """η = η₀·f(t).
+
+    Args:
+        lr_lambda: f, a function of the integer t that gives a factor, or a list with one for each group. It is no part
+            of state_dict.
+
+    Raises:
+        ValueError: another number of functions than of groups.
+    """
 
     def get_lr(self):
         return [base * f(self.last_epoch) for base, f in zip(self.base_lrs, self.lr_lambdas)]
 
 
 class MultiplicativeLR(_ByFunction):
-    """η ← η·f(t) from t = 1 on."""
+    """η ← η·f(t) from t = 1 on.
+
+    Args:
+        lr_lambda: as for LambdaLR.
+
+    Raises:
+        ValueError: as LambdaLR.
+    """
 
     def get_lr(self):
         rates = [g["lr"] for g in self.optimizer.param_groups]
@@ -113,7 +68,15 @@ class MultiplicativeLR(_ByFunction):
 
 
 class StepLR(LRScheduler):
-    """η = η₀·γ^⌊t/step_size⌋."""
+    """η = η₀·γ^⌊t/step_size⌋.
+
+    Args:
+        step_size: steps between two reductions, at least 1.
+        gamma: γ, the factor.
+
+    Raises:
+        ValueError: a step_size that is no positive integer.
+    """
 
     def __init__(self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
         as_count(type(self).__name__, "step_size", step_size)
@@ -125,7 +88,12 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """η is multiplied by γ at each t among milestones."""
+    """η is multiplied by γ at each t among milestones.
+
+    Args:
+        milestones: values of t, in any order; one that occurs twice counts twice.
+        gamma: γ, the factor.
+    """
 
     def __init__(self, optimizer: Optimizer, milestones: Sequence[int], gamma: float = 0.1, last_epoch: int = -1):
         self.milestones, self.gamma = sorted(milestones), gamma
@@ -136,7 +104,14 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """η = η₀·factor for t < total_iters, then η₀."""
+    """η = η₀·factor for t < total_iters, then η₀.
+
+    Args:
+        factor: in [0, 1]. total_iters: steps at the smaller rate.
+
+    Raises:
+        ValueError: a factor outside of [0, 1].
+    """
 
     def __init__(self, optimizer: Optimizer, factor: float = 1.0 / 3, total_iters: int = 5, last_epoch: int = -1):
         if not 0 <= factor <= 1.0:
@@ -151,7 +126,15 @@ class ConstantLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """η = η₀·(start + (end − start)·min(1, t/total_iters)): a warm-up."""
+    """η = η₀·(start + (end − start)·min(1, t/total_iters)): a warm-up.
+
+    Args:
+        start_factor: of η₀ at t = 0, in (0, 1]. end_factor: of η₀ from t = total_iters on, in [0, 1].
+        total_iters: steps from one to the other.
+
+    Raises:
+        ValueError: a factor out of its range. Source: Goyal et al., arXiv 1706.02677, §2.2.
+    """
 
     def __init__(
         self,
@@ -178,7 +161,11 @@ class LinearLR(LRScheduler):
 
 
 class ExponentialLR(LRScheduler):
-    """η = η₀·γᵗ."""
+    """η = η₀·γᵗ.
+
+    Args:
+        gamma: γ, the factor of each step.
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1):
         self.gamma = gamma
@@ -189,7 +176,11 @@ class ExponentialLR(LRScheduler):
 
 
 class PolynomialLR(LRScheduler):
-    """η = η₀·(1 − min(1, t/total_iters))^power."""
+    """η = η₀·(1 − min(1, t/total_iters))^power.
+
+    Args:
+        total_iters: steps until the rate is 0. power: 1 is a straight line.
+    """
 
     def __init__(self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1):
         self.total_iters, self.power = total_iters, power
@@ -201,7 +192,13 @@ class PolynomialLR(LRScheduler):
 
 
 class CosineAnnealingLR(LRScheduler):
-    """η = η_min + (η₀ − η_min)(1 + cos(πt/T_max))/2. Source: Loshchilov & Hutter, arXiv 1608.03983, eq. 5."""
+    """η = η_min + (η₀ − η_min)(1 + cos(πt/T_max))/2: half a wave down; beyond T_max it goes up again.
+
+    Args:
+        T_max: steps from η₀ to η_min. eta_min: η_min, a rate, the same for all groups.
+
+    Source: Loshchilov & Hutter, arXiv 1608.03983, eq. 5.
+    """
 
     def __init__(self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1):
         self.T_max, self.eta_min = T_max, eta_min
@@ -219,7 +216,12 @@ class CosineAnnealingLR(LRScheduler):
 class CosineAnnealingWarmRestarts(LRScheduler):
     """η = η_min + (η₀ − η_min)(1 + cos(πT/Tᵢ))/2: T steps after a restart, Tᵢ = T_0·T_multⁱ from it to the next.
 
-    Source: Loshchilov & Hutter, arXiv 1608.03983.
+    Args:
+        T_0: steps until the first restart. T_mult: how many times longer each stretch is than the one before.
+        eta_min: η_min, a rate.
+
+    Raises:
+        ValueError: T_0 or T_mult that is no positive integer. Source: Loshchilov & Hutter, arXiv 1608.03983.
     """
 
     def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
@@ -262,6 +264,8 @@ class OneCycleLR(_Cycling):
     Args:
         max_lr: the highest rate, one for all groups or one for each.
         total_steps, or epochs and steps_per_epoch: how many steps there are; step() is called after each.
+        pct_start: the part of them, in [0, 1], on which the rate goes up.
+        div_factor, final_div_factor: quotients of rates: the highest by the first, and the first by the last.
         anneal_strategy: "cos" or "linear".
         cycle_momentum, base_momentum, max_momentum: momentum goes the other way. False by default, unlike PyTorch's:
             kernels take momentum as a constant, so that a changing one makes every step be recorded anew.
@@ -339,10 +343,12 @@ class OneCycleLR(_Cycling):
 
 
 class CyclicLR(_Cycling):
-    """Up and down between base_lr and max_lr, again and again.
+    """Up and down between base_lr and max_lr, again and again: η = base_lr + (max_lr − base_lr)·height(t)·scale.
+
+    height rises from 0 to 1 in step_size_up steps and falls to 0 in step_size_down.
 
     Args:
-        base_lr, max_lr: the ends, one for all groups or one for each.
+        base_lr, max_lr: the ends, rates, one for all groups or one for each.
         step_size_up, step_size_down: steps of each way; down as long as up by default.
         mode: "triangular"; "triangular2" halves the height each cycle; "exp_range" multiplies it by gammaᵗ.
         scale_fn, scale_mode: a function of one's own of the "cycle" or of "iterations", instead of mode.
@@ -435,7 +441,11 @@ class _Several(LRScheduler):
 
 
 class SequentialLR(_Several):
-    """One schedule after the other: the next begins at each milestone, which counts steps.
+    """One schedule after the other.
+
+    Args:
+        schedulers: of the optimizer, in their order, each made before.
+        milestones: t at which the second, third, … begins, with its own t = 0 and the rates that groups began with.
 
     Raises:
         ValueError: no schedules, of several optimizers, or not one milestone less than schedules.
@@ -471,6 +481,9 @@ class SequentialLR(_Several):
 class ChainedScheduler(_Several):
     """Several schedules at once, each changing what the one before left: for those that multiply the rate.
 
+    Args:
+        schedulers: of one optimizer. optimizer: that one; None takes it from them.
+
     Raises:
         ValueError: no schedules, or of several optimizers.
     """
@@ -488,8 +501,12 @@ class ChainedScheduler(_Several):
 class ReduceLROnPlateau(LRScheduler):
     """η ← max(η·factor, min_lr) once a figure has not improved for more than `patience` epochs. step(figure).
 
+    The figure is a number, by epoch as a rule. A Trainer gives "val_loss", or "loss" without validation.
+
     Args:
         mode: "min" or "max": what is better.
+        factor: below 1. patience: calls without improvement that are borne.
+        min_lr: the least rate, one for all groups or one for each.
         threshold, threshold_mode: what counts as better: by this part ("rel") or amount ("abs").
         cooldown: epochs after a reduction that do not count.
         eps: smaller changes of the rate are not made.

@@ -14,7 +14,8 @@ Points, in the order in which they come; `run` is the pynn.train.Run, which tell
     on_fit_end      after the last epoch, or after run.stop()
 
 Callbacks are called in the order of their priority, lower ones first, then in the order given. At each point the run is
-in a state that can be saved and gone on from; an exception leaves it so.
+in a state that can be saved and gone on from. An exception leaves it so: it is raised once the others were called,
+which have then seen all that the run has.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Callback:
         """After the last epoch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: numbers, strings, arrays, lists and dicts of them."""
+        """What a checkpoint keeps: numbers, strings, arrays, lists and dicts of them; "best_weights" under best."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -98,10 +99,20 @@ class Callbacks:
             for point in POINTS
         }
 
-    def call(self, point: str, run: Run) -> None:
-        """Calls all that have something to do at a point."""
-        for f in self.at[point]:
-            f(run)
+    def call(self, run: Run, *points: str) -> None:
+        """Calls all that have something to do at these points, then raises the first error of theirs."""
+        failed = None
+        for point in points:
+            for f in self.at[point]:
+                try:
+                    f(run)
+                except Exception as e:
+                    failed = failed or e
+        if failed is not None:
+            try:
+                raise failed
+            finally:
+                del failed  # it knows this frame: a cycle
 
     def state(self) -> list:
         """[[class, state], …]"""
@@ -157,6 +168,10 @@ class EarlyStopping(Callback):
         self.bad_epochs = 0
         self._weights: dict[str, np.ndarray] | None = None
 
+    def on_fit_begin(self, run):
+        if run.epoch == 0 and not run.begun:  # a run of its own, not one that is gone on with
+            self.best, self.best_epoch, self.bad_epochs, self._weights = None, 0, 0, None
+
     def on_epoch_end(self, run):
         if self.monitor not in run.figures:
             raise KeyError(
@@ -183,12 +198,12 @@ class EarlyStopping(Callback):
             "best": self.best,
             "best_epoch": self.best_epoch,
             "bad_epochs": self.bad_epochs,
-            "weights": self._weights,
+            "best_weights": self._weights,
         }
 
     def load_state_dict(self, state):
         self.best, self.best_epoch, self.bad_epochs = state["best"], state["best_epoch"], state["bad_epochs"]
-        self._weights = state["weights"]
+        self._weights = state["best_weights"]
 
 
 class Checkpoint(Callback):

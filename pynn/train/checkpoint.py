@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core
+from ..autograd import no_grad
 from ..config import __version__, config
 from ..files import pack, read, row_major, save_whole, unpack, write
 from ..nn.module import Module
 from ..nn.saving import PREFIX, model_state
-from ..nn.state import checked_state
 from ..random import default_generator
 from ..sparse import RowGradient
 from ..tensor import tensor
@@ -72,12 +72,15 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike, keep: bool) -> No
     except TypeError:  # a class that is not registered: the trainer that loads has the model
         model = model_state(trainer.model, tensors, architecture=False)
     c = config()
+    callbacks = trainer._callbacks.state() if trainer._callbacks else None
     state: dict[str, Any] = {
+        "parts": _parts(trainer),
         "optimizer": None if trainer.optimizer is None else trainer.optimizer.state_dict(),
         "schedule": None if trainer.schedule is None else trainer.schedule.state_dict(),
         "average": [_array(m) for m in trainer._average.values()] if trainer._average else None,
         "run": None if trainer.run is None else trainer.run.state(),
-        "callbacks": trainer._callbacks.state() if trainer._callbacks else None,
+        "best": {k: own["best_weights"] for k, (_, own) in enumerate(callbacks or ()) if "best_weights" in own},
+        "callbacks": callbacks and [[name, _without(own, "best_weights")] for name, own in callbacks],
         "pending": _pending(trainer),
         "rng": [_array(g._state) for g in (default_generator, trainer._generator) if g is not None],
         "steps": trainer.steps,
@@ -86,6 +89,17 @@ def save_checkpoint(trainer: Trainer, path: str | os.PathLike, keep: bool) -> No
     }
     forms = {name: pack(value, name, tensors) for name, value in state.items()}
     write(path, "checkpoint", tensors, {"pynn": __version__, "model": model, **forms}, keep=keep)
+
+
+def _parts(trainer: Trainer) -> dict[str, Any]:
+    """What a trainer must have in common with the one that loads."""
+    parts = {"optimizer": trainer.optimizer, "schedule": trainer.schedule}
+    counts = {"running means": len(trainer._average or ()), "a seed of its own": trainer._generator is not None}
+    return {**{name: None if x is None else type(x).__name__ for name, x in parts.items()}, **counts}
+
+
+def _without(state: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in state.items() if k != name}
 
 
 def _array(x) -> np.ndarray:
@@ -115,50 +129,83 @@ def _pending(trainer: Trainer) -> list | None:
 
 
 def load_checkpoint(trainer: Trainer, path: str | os.PathLike) -> None:
-    """Puts trainer where it was. Everything is checked before anything is changed."""
+    """Puts trainer where it was, or leaves it as it is."""
     tensors, form = read(path, "checkpoint")
-    state = {k: unpack(v, tensors) for k, v in form.items() if k not in ("pynn", "model")}
-    arrays = {name[len(PREFIX) :]: a for name, a in tensors.items() if name.startswith(PREFIX)}
-    arrays.update({name: arrays[first] for name, first in form["model"]["tied"].items()})
-    _check(trainer, state, arrays)
-    run = None if state["run"] is None else Run.of_state(trainer, state["run"])
-    if trainer.optimizer is not None:
-        trainer.optimizer.load_state_dict(state["optimizer"])  # checks, then changes
-    trainer.model.load_state_dict(arrays)
-    if trainer.schedule is not None:
-        trainer.schedule.load_state_dict(state["schedule"])
-    for mean, value in zip((trainer._average or {}).values(), state["average"] or ()):
-        mean.copy_(tensor(value))
-    trainer.run = run
-    trainer._loaded_callbacks = state["callbacks"]
-    trainer.steps = state["steps"]
-    if trainer._generator is not None:
-        trainer._generator.set_state(state["rng"][1])
-    default_generator.set_state(state["rng"][0])
-    _bind_pending(trainer, state["pending"])
-    _warn_of_other_bits(state["isa"], form["pynn"], path)
+    put_back = _undo(trainer)
+    try:
+        state = {k: unpack(v, tensors) for k, v in form.items() if k not in ("pynn", "model")}
+        arrays = {name[len(PREFIX) :]: a for name, a in tensors.items() if name.startswith(PREFIX)}
+        arrays.update({name: arrays[first] for name, first in form["model"]["tied"].items()})
+        trainer.model.load_state_dict(arrays)
+        _check(trainer, state)
+        _set(trainer, state)
+        written = state["isa"], form["pynn"]
+    except BaseException as e:
+        put_back()
+        if isinstance(e, (ValueError, KeyError, TypeError, IndexError, AttributeError)):
+            text = str(e) if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"
+            raise ValueError(f"load: {os.fspath(path)!r} does not fit this Trainer: {text}") from e
+        raise
+    _warn_of_other_bits(*written, path)
 
 
-def _check(trainer: Trainer, state: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def _check(trainer: Trainer, state: dict[str, Any]) -> None:
     """Raises ValueError where the checkpoint is of another trainer."""
-    checked_state(type(trainer.model).__name__, trainer.model._state(), arrays, True)
-    for name, own in (
-        ("optimizer", trainer.optimizer),
-        ("schedule", trainer.schedule),
-        ("average", trainer._average),
-    ):
-        if (state[name] is None) != (own is None):
-            has = "none" if state[name] is None else "one"
+    for name, mine in _parts(trainer).items():
+        if state["parts"][name] != mine:
             raise ValueError(
-                f"load: the checkpoint has {has} where the trainer has {'none' if own is None else 'one'}: {name}"
+                f"expected a Trainer like the one that was saved, whose {name} was {state['parts'][name]}, got {mine}"
             )
-    if (len(state["rng"]) == 2) != (trainer._generator is not None):
-        raise ValueError("load: expected a Trainer with a seed of its own exactly where the checkpoint's had one")
     if trainer.optimizer is not None:
         mine = [g["params"] for g in trainer.optimizer.param_groups]
         theirs = [g["params"] for g in state["optimizer"]["param_groups"]]
         if [len(g) for g in mine] != [len(g) for g in theirs]:
-            raise ValueError("load: the checkpoint's optimizer has other parameters than the trainer's")
+            raise ValueError("the checkpoint's optimizer has other parameters than the trainer's")
+
+
+def _set(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Puts all but the model where state says."""
+    run = None if state["run"] is None else Run.of_state(trainer, state["run"])
+    if trainer.optimizer is not None:
+        trainer.optimizer.load_state_dict(state["optimizer"])
+    if trainer.schedule is not None:
+        trainer.schedule.load_state_dict(state["schedule"])
+    for mean, value in zip((trainer._average or {}).values(), state["average"] or ()):
+        mean.copy_(tensor(value))
+    trainer.run, trainer.steps = run, state["steps"]
+    for k, weights in state["best"].items():
+        state["callbacks"][k][1]["best_weights"] = weights
+    trainer._loaded_callbacks = state["callbacks"]
+    if trainer._generator is not None:
+        trainer._generator.set_state(state["rng"][1])
+    default_generator.set_state(state["rng"][0])
+    _bind_pending(trainer, state["pending"])
+
+
+def _undo(trainer: Trainer) -> Callable[[], None]:
+    """A function that makes trainer what it is now."""
+    stateful = [x for x in (trainer.optimizer, trainer.schedule) if x is not None]
+    states = [x.state_dict() for x in stateful]
+    tensors = [*trainer.model._state().values(), *(trainer._average or {}).values()]
+    values = [x.detach().clone() for x in tensors]
+    generators = [g for g in (default_generator, trainer._generator) if g is not None]
+    randoms = [g.get_state() for g in generators]
+    plain = {name: getattr(trainer, name) for name in ("run", "steps", "_loaded_callbacks")}
+    grads = [(p, p.grad) for p in trainer.model.parameters()]
+
+    def put_back():
+        for x, state in zip(stateful, states):
+            x.load_state_dict(state)
+        with no_grad():
+            for x, value in zip(tensors, values):
+                x.copy_(value)
+        for g, random in zip(generators, randoms):
+            g.set_state(random)
+        vars(trainer).update(plain)
+        for p, grad in grads:
+            p.grad = grad
+
+    return put_back
 
 
 def _bind_pending(trainer: Trainer, pending: list | None) -> None:

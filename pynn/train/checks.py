@@ -9,9 +9,10 @@ import numpy as np
 
 from ..arrays import as_count
 from ..nn.module import Module
+from ..optim.regularizers import Penalty
 from ..optim.schedules import LRScheduler
 from ..tensor import Tensor
-from .inputs import ArrayFeed, is_stream
+from .inputs import ArrayFeed
 from .metrics import takes_labels
 from .step import applied, eval_mode, weighted
 
@@ -29,7 +30,7 @@ def check_parts(model, loss, optimizer) -> None:
         raise TypeError(f"Trainer: argument 'optimizer': expected an optimizer, got {type(optimizer).__name__}")
 
 
-def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, ema) -> None:
+def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, ema, penalty) -> None:
     """Raises for options out of range."""
     if schedule is not None and not isinstance(schedule, LRScheduler):
         raise TypeError(f"Trainer: argument 'schedule': expected one of pynn.optim.lr_scheduler, got {schedule!r}")
@@ -43,16 +44,21 @@ def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, 
             raise ValueError(f"Trainer: argument '{name}': expected a number >= 0, got {value!r}")
     if ema is not None and not 0 <= ema < 1:
         raise ValueError(f"Trainer: argument 'ema': expected a number in [0, 1), got {ema!r}")
+    if penalty is not None and not isinstance(penalty, Penalty):
+        raise TypeError(
+            f"Trainer: argument 'penalty': expected a pynn.optim.Penalty, such as L2(1e-3), got {penalty!r}"
+        )
 
 
-def check_fit_arguments(epochs, split, validation_data, X) -> None:
+def check_fit_arguments(epochs, split, validation_data, sampler, X, y) -> None:
     """Raises ValueError for numbers out of range and arguments that exclude one another."""
     as_count("fit", "epochs", epochs, 0)
     if not 0 <= split < 1:
         raise ValueError(f"fit: argument 'validation_split': expected a number in [0, 1), got {split!r}")
-    if split and (validation_data is not None or is_stream(X)):
+    if split and (validation_data is not None or sampler is not None or y is None):
         raise ValueError(
-            "fit: validation_split sets samples of arrays aside: expected no validation_data and no batches"
+            "fit: validation_split sets samples of arrays aside: expected y, no validation_data, no batches, and no "
+            "sampler, which counts all samples"
         )
 
 
@@ -72,11 +78,13 @@ def common_length(what: str, arrays: Mapping[str, np.ndarray]) -> int:
     return next(iter(lengths.values()))
 
 
-def output(y: Any) -> Any:
-    """y, if it is a Tensor or a tuple, list or dict of them; raises TypeError."""
+def output(y: Any, n: int | None = None) -> Any:
+    """y, if it is a Tensor or a tuple, list or dict of them; raises TypeError. ValueError for no row a sample of n."""
     parts = y.values() if isinstance(y, Mapping) else y if isinstance(y, (tuple, list)) and len(y) else (y,)
     if not all(isinstance(part, Tensor) for part in parts):
         raise TypeError(f"Trainer: expected the model to return Tensors, got {type(y).__name__}")
+    if n is not None and (bad := [part.shape for part in parts if part.shape[:1] != (n,)]):
+        raise ValueError(f"predict: expected outputs with a row for each of {n} samples, got shape {bad[0]}")
     return y
 
 

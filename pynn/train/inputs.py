@@ -37,14 +37,9 @@ def named_arrays(value: Any, what: str, name: str) -> tuple[Any, dict[str, np.nd
                 f"{what}: argument '{name}': expected at least one array, got an empty {type(value).__name__}"
             )
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
-        arrays = {f"{name}[{k!r}]": real_array(_values(v), f"{what}: argument '{name}[{k!r}]'") for k, v in pairs}
+        arrays = {f"{name}[{k!r}]": real_array(v, f"{what}: argument '{name}[{k!r}]'") for k, v in pairs}
         return (tuple(value) if isinstance(value, Mapping) else len(value)), arrays
-    return None, {name: real_array(_values(value), f"{what}: argument '{name}'")}
-
-
-def _values(value: Any) -> Any:
-    """The numbers of a DataFrame or Series as one array; anything else as it is."""
-    return value.to_numpy() if hasattr(value, "to_numpy") and hasattr(value, "iloc") else value
+    return None, {name: real_array(value, f"{what}: argument '{name}'")}
 
 
 def nested(form: Any, flat: list | tuple) -> Any:
@@ -55,10 +50,19 @@ def nested(form: Any, flat: list | tuple) -> Any:
 
 
 def is_stream(X: Any) -> bool:
-    """Whether X gives batches itself, and is no array."""
-    if isinstance(X, (Tensor, np.ndarray, list, tuple, Mapping, str, bytes)) or hasattr(X, "__array__"):
+    """Whether X gives batches itself, as a list of them does, and is no array."""
+    if isinstance(X, list):
+        return bool(X) and all(map(_is_batch, X))
+    if isinstance(X, (Tensor, np.ndarray, tuple, Mapping, str, bytes)) or hasattr(X, "__array__"):
         return False
     return hasattr(X, "__iter__") and not (hasattr(X, "to_numpy") and hasattr(X, "iloc"))
+
+
+def _is_batch(value: Any) -> bool:
+    """Whether value is (x, y), (x, y, weights) or a dict, and no row of numbers."""
+    if isinstance(value, list):  # of numbers, it is a row, of lists a matrix
+        return bool(value) and all(hasattr(part, "__array__") for part in value)
+    return isinstance(value, Mapping) or (isinstance(value, tuple) and not any(map(np.isscalar, value)))
 
 
 class Door:
@@ -252,6 +256,8 @@ class StreamFeed:
         flat = [_core.from_array(a, d) for a, d in zip(xs.values(), dtypes)]
         t = None
         n = len(flat[0])
+        if n == 0:
+            raise ValueError(f"{what}: expected at least one sample, got none (X has shape {flat[0].shape})")
         if y is not None:
             t_form, ts, t_dtypes = self.door.targets(what, y)
             targets = [_core.from_array(a, d) for a, d in zip(ts.values(), t_dtypes)]
@@ -279,18 +285,18 @@ def _parts(batch: Any, what: str) -> tuple:
     raise TypeError(f"{what}: expected (x, y), (x, y, sample_weight) or a dict, got {type(batch).__name__}")
 
 
-def checked_weights(what: str, weights: Any, n: int) -> np.ndarray:
+def checked_weights(what: str, weights: Any, n: int, name: str = "sample_weight") -> np.ndarray:
     """weights as (n,) numbers >= 0, of which one is positive.
 
     Raises:
         ValueError: other shapes, negative numbers, or zeros alone.
     """
-    w = real_array(weights, f"{what}: argument 'sample_weight'").astype(np.float64)
+    w = real_array(weights, f"{what}: argument '{name}'").astype(np.float64)
     if w.shape != (n,):
-        raise ValueError(f"{what}: argument 'sample_weight': expected shape ({n},), got {w.shape}")
-    check_finite(w, f"{what}: argument 'sample_weight'", "sample_weight")
+        raise ValueError(f"{what}: argument '{name}': expected shape ({n},), got {w.shape}")
+    check_finite(w, f"{what}: argument '{name}'", name)
     if w.size and (w.min() < 0 or w.max() <= 0):
-        raise ValueError(f"{what}: argument 'sample_weight': expected numbers >= 0, of which one is positive, got "
+        raise ValueError(f"{what}: argument '{name}': expected numbers >= 0, of which one is positive, got "
                          f"numbers from {w.min():g} to {w.max():g}")  # fmt: skip
     return w
 

@@ -87,10 +87,10 @@ def run_on(run: Run, feed, validation, callbacks: Callbacks, shown: Progress) ->
     """Trains until the run is done."""
     loop = _Loop(run, feed, validation, callbacks, shown)
     with loop.interrupts, enable_grad():
-        callbacks.call("on_fit_begin", run)
+        callbacks.call(run, "on_fit_begin")
         while run.begun or not run.done:
             loop.epoch()
-        callbacks.call("on_fit_end", run)
+        callbacks.call(run, "on_fit_end")
 
 
 class _Loop:
@@ -110,7 +110,7 @@ class _Loop:
         if not run.begun:
             run.key = self.feed.take_key()
             run.totals, run.seconds, run.begun = trainer._totals(), 0.0, True
-            self.callbacks.call("on_epoch_begin", run)
+            self.callbacks.call(run, "on_epoch_begin")
         self.started = perf_counter() - run.seconds
         trainer.model.train()
         step = trainer._step()
@@ -173,7 +173,7 @@ class _Loop:
             run.batch += 1
             self._note(value, x, y, t, w)
             if k < len(group) - 1:
-                self.callbacks.call("on_batch_end", run)
+                self.callbacks.call(run, "on_batch_end")
                 self.interrupts.check()
         with self._undone(snapshot, step, *begin):
             step.update(run.held)
@@ -215,8 +215,7 @@ class _Loop:
         self.trainer.steps += 1
         if self.trainer.schedule is not None and self.trainer.schedule_every == "step":
             self.trainer.schedule.step()
-        self.callbacks.call("on_batch_end", self.run)
-        self.callbacks.call("on_step_end", self.run)
+        self.callbacks.call(self.run, "on_batch_end", "on_step_end")
         self.interrupts.check()
 
     def _end_of_epoch(self) -> None:
@@ -240,7 +239,7 @@ class _Loop:
         run.batch, run.begun, run.totals, run.key = 0, False, None, None
         trainer._step_schedule(figures)
         self.shown.epoch_done(figures)
-        self.callbacks.call("on_epoch_end", run)
+        self.callbacks.call(run, "on_epoch_end")
         self.interrupts.check()
 
 

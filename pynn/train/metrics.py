@@ -278,7 +278,11 @@ class OfEpoch(Metric):
     def value(self):
         if not self.outputs:
             return math.nan
-        return float(self._f(np.concatenate(self.targets), np.concatenate(self.outputs)))
+        found = self._f(np.concatenate(self.targets), np.concatenate(self.outputs))
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise TypeError(f"metric {self.name!r}: expected a number, got {found!r:.80}") from None
 
 
 OF_CLASSES = ("accuracy", "precision", "recall", "f1", "auc")

@@ -18,10 +18,11 @@ class Progress:
 
     Args:
         shown: False: nothing.
-        epochs: of the whole run; steps: batches of an epoch, 0 where they are not known; done: epochs that lie behind.
+        epochs: of the whole run; steps: batches of an epoch, 0 where they are not known.
+        done, batches: epochs that lie behind, and batches of the one after them.
     """
 
-    def __init__(self, shown: bool, epochs: int, steps: int, done: int = 0):
+    def __init__(self, shown: bool, epochs: int, steps: int, done: int = 0, batches: int = 0):
         self._bar = None
         self._log = False
         self._epochs, self._steps, self._first = epochs, steps, done
@@ -38,7 +39,7 @@ class Progress:
             total, known = epochs * steps or None, _has_width()
             self._bar = tqdm(
                 total=total,
-                initial=done * steps,
+                initial=done * steps + batches,
                 unit="step",
                 dynamic_ncols=known,
                 ncols=None if known else WIDTH,
@@ -55,7 +56,6 @@ class Progress:
         self._batches = behind
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {number}/{self._epochs}", refresh=False)
-            self._pending += behind
 
     def step(self, totals) -> None:
         """One more batch; totals are asked for figures only when it is time to show them."""

@@ -69,7 +69,7 @@ def _lead(trainer: Trainer) -> str:
     seconds = sum(run.history.get("seconds", ()))
     part = f"{trainer.replayed / trainer.steps:.0%} of the steps replayed" if trainer.steps else "no steps"
     ended = f"; ended early: {run.stopped}" if run.stopped else ""
-    return f"{run.step} steps in {seconds:.1f} s, {part}{ended}."
+    return f"{run.step} steps in {seconds:.3g} s, {part}{ended}."
 
 
 def _figures(run) -> str:
@@ -154,9 +154,13 @@ def _of_data(trainer: Trainer, data) -> list[tuple[str, str]]:
     """The confusion of classes, or predictions against targets, of the data given."""
     if data is None:
         return []
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(f"report: argument 'data': expected (X, y), got {type(data).__name__}")
     X, y = data
     classes = metrics_of(["f1"], trainer.loss)[0] if _classifies(trainer.loss) else None
     output = trainer.predict(X)
+    if not isinstance(output, np.ndarray) or isinstance(y, (tuple, Mapping)):
+        raise TypeError("report: argument 'data': expected one target, and a model with one output, got several")
     if classes is None:
         return [("Predictions against targets", _svg(_scatter(output, np.asarray(y))))]
     classes.update(output, np.asarray(y))
@@ -220,10 +224,10 @@ def _training_rows(trainer: Trainer) -> list:
         name = f"group {k}" if len(trainer.optimizer.param_groups) > 1 else "its options"
         rows.append((name, ", ".join(f"{key}={value}" for key, value in group.items() if key != "params")))
     rows += list(run.options.items())
-    for name in ("schedule", "max_norm", "clip_value", "ema"):
+    for name in ("schedule", "max_norm", "clip_value", "ema", "penalty"):
         value = getattr(trainer, name)
         if value is not None:
-            rows.append((name, value if isinstance(value, (int, float)) else type(value).__name__))
+            rows.append((name, type(value).__name__ if name == "schedule" else value))
     return rows
 
 

@@ -17,6 +17,7 @@ from ..autograd import no_grad
 from ..nn.module import Module
 from ..nn.utils import clip_grad_value_
 from ..op import OPS
+from ..optim.regularizers import Penalty
 from ..plan import compile
 from ..sparse import RowGradient
 from ..tensor import Tensor
@@ -78,13 +79,15 @@ class Step:
 
     Args:
         compiled: record the halves and replay them.
+        penalty: penalty(model, x) is added to the loss of each batch.
         max_norm, clip_value: clipping of gradients, by their common norm or by element.
         average: {parameter: Tensor}, running means that an update moves, and their decay.
     """
 
     def __init__(
         self, model: Module, loss: Callable, optimizer, compiled: bool, max_norm: float | None = None,
-        clip_value: float | None = None, average: dict[Tensor, Tensor] | None = None, decay: float = 0.0,
+        clip_value: float | None = None, average: dict[Tensor, Tensor] | None = None,
+        penalty: Penalty | None = None, *, decay: float = 0.0,
     ):  # fmt: skip
         params = list(model.parameters())
         kept = list((average or {}).items())
@@ -98,6 +101,8 @@ class Step:
                 _bind(params, held)
             y = applied(model, x)
             e = loss(y, t) if w is None else of_weighted[0](y, t, w)
+            if penalty is not None:
+                e = e + penalty(model, x)
             e.backward(scale)
             return e, y, _unbind(params)
 
@@ -111,7 +116,8 @@ class Step:
                     mean.copy_(mean * decay + p * (1.0 - decay))
             _unbind(params)
 
-        self._parts = model, loss, optimizer, max_norm, clip_value, average
+        self._parts = model, loss, optimizer, max_norm, clip_value, average, penalty
+        self._recorded = repr(penalty)  # a plan does not see what changes within it
         self._of_weighted = of_weighted
         self.params = params
         self.differentiate, self.update = differentiate, update
@@ -125,8 +131,9 @@ class Step:
             self._of_weighted.append(weighted(self._parts[1]))
 
     def belong_to(self, *parts) -> bool:
-        """Whether this is the step of (model, loss, optimizer, max_norm, clip_value, average)."""
-        return all(a is b or a == b for a, b in zip(self._parts, parts, strict=True))
+        """Whether this is the step of (model, loss, optimizer, max_norm, clip_value, average, penalty)."""
+        same = all(a is b or a == b for a, b in zip(self._parts, parts, strict=True))
+        return same and self._recorded == repr(parts[-1])
 
     @property
     def replayed(self) -> int:

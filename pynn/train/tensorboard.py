@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from ..arrays import as_count
 from ..plan import compile
 from ..plan_report import calls_of
 from ..sparse import RowGradient
+from ..tensor import Tensor
 from .callbacks import Callback
+from .inputs import nested
 from .step import applied, eval_mode
 
 __all__ = ["TensorBoard"]
@@ -43,8 +46,11 @@ class TensorBoard(Callback):
         self._writer: Any = None
 
     def on_fit_begin(self, run):
-        # what an interrupted run wrote of later steps does not count
-        self._writer = self._make(self.folder, purge_step=run.epoch + 1 if run.epoch else None)
+        if self._writer is not None:
+            self._writer.close()
+        # what an interrupted run wrote of later steps does not count; a file of its own each time, not each second
+        later = run.epoch + 1 if run.epoch else None
+        self._writer = self._make(self.folder, purge_step=later, filename_suffix=f".{time.time_ns()}")
 
     def on_epoch_end(self, run):
         for name, value in run.figures.items():
@@ -66,13 +72,16 @@ class TensorBoard(Callback):
         self._writer.close()
 
     def _add_graph(self, run) -> None:
-        """The calls of a forward pass; nothing for a model that cannot be recorded, or of several inputs."""
+        """The calls of a forward pass; nothing for a model that cannot be recorded."""
         x = run.input
         if x is None:
             return
-        own = compile(lambda *a: applied(run.model, a), strict=False)
+        form, flat = (None, (x,)) if isinstance(x, Tensor) else (len(x), x)
+        if isinstance(x, dict):
+            form, flat = tuple(x), x.values()
+        own = compile(lambda *a: applied(run.model, nested(form, a)), strict=False)
         with eval_mode(run.model):
-            own(*(x if isinstance(x, tuple) else (x,)))
+            own(*flat)
         if own.plans:
             self._writer.file_writer.add_event(_graph(calls_of(own.plans[0])))
 

@@ -57,12 +57,15 @@ def lr_find(
     if not 0 < low < high or steps < 10 or not 0 <= smooth < 1:
         raise ValueError(f"lr_find: expected 0 < low < high, steps >= 10 and 0 <= smooth < 1, got {low}, "
                          f"{high}, {steps} and {smooth}")  # fmt: skip
+    if trainer.optimizer is None:
+        raise ValueError("lr_find: the Trainer was made without an optimizer")
     feed = trainer._feed("lr_find", X, y, batch_size, None, **({} if y is None else {"shuffle": True}))
     optimizer, groups = trainer.optimizer, trainer.optimizer.param_groups
     kept = trainer.model.state_dict(), optimizer.state_dict(), default_generator.get_state()
     order = None if trainer._generator is None else trainer._generator.get_state()
     first = [g["lr"] for g in groups]
     grads = [p.grad for p in trainer.model.parameters()]
+    evaluating = [m for m in trainer.model.modules() if not m.training]
     tried = low * (high / low) ** (np.arange(steps) / (steps - 1))
     losses: list[float] = []
     try:
@@ -79,6 +82,8 @@ def lr_find(
             trainer._generator.set_state(order)
         for p, g in zip(trainer.model.parameters(), grads):
             p.grad = g
+        for m in evaluating:
+            m.training = False
     if len(losses) < 5:
         raise ValueError(f"lr_find: expected a loss that stays finite for a while, got {losses} at rates from {low}")
     rates = tried[: len(losses)]
@@ -92,10 +97,12 @@ def _steps(trainer: Trainer, feed, rates: np.ndarray, first: list[float]):
     trainer.model.train()
     top = max(first) or 1.0
     with enable_grad():
-        for (x, t, _), rate in zip(_endless(feed), rates):
+        for (x, t, w), rate in zip(_endless(feed), rates):
             for group, own in zip(trainer.optimizer.param_groups, first):
                 group["lr"] = rate * (own / top or 1.0)
-            e, _, rows = step.differentiate(x, t)
+            if w is not None:
+                step.use_weights()
+            e, _, rows = step.differentiate(x, t) if w is None else step.differentiate(x, t, w)
             value = e.item()
             if math.isfinite(value):
                 step.update(rows)

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..arrays import as_count
+from ..arrays import as_count, real_array
 from ..autograd import no_grad
 from ..data.samplers import class_weights
 from ..nn.module import Module
+from ..optim.regularizers import Penalty
 from ..optim.schedules import LRScheduler, ReduceLROnPlateau
 from ..random import Generator, default_generator, stream_of
 from ..tensor import Tensor
@@ -49,14 +50,16 @@ class Trainer:
         schedule: one of pynn.optim.lr_scheduler, stepped after each "epoch" or "step" (schedule_every).
         accumulate: batches whose gradients make one step, as one batch of all their samples would.
         max_norm, clip_value: clip gradients by their common norm, or by element.
+        penalty: one of pynn.optim's, such as L1(1e-4) + L2(1e-3, on="weight"), or a Penalty of your own, whose value
+            for the model and the batch's input is added to the loss. history["loss"] has it in, "val_loss" has not.
         ema: decay of running means of the parameters, which evaluate, predict and validation then use; None: none.
         callbacks: see pynn.train.callbacks.
 
     Arrays may have any real dtype: inputs become the parameters' dtype, class labels int64. Integers stay what they
     are where the model looks them up in a table. A tuple of arrays is several inputs, model(*X); a dict inputs by
     name, model(**X); a DataFrame is one array. Instead of arrays fit and evaluate take anything that can be iterated
-    over again and again, such as a DataLoader: batches (x, y), (x, y, sample_weight), or dicts of which "y" (or
-    "target", "labels") is the target.
+    over again and again, such as a DataLoader or a list: batches (x, y), (x, y, sample_weight), or dicts of which "y"
+    (or "target", "labels") is the target.
 
     Attributes:
         run: the fit that is going on, or went on last; see pynn.train.Run. history: its History.
@@ -78,10 +81,11 @@ class Trainer:
         max_norm: float | None = None,
         clip_value: float | None = None,
         ema: float | None = None,
+        penalty: Penalty | None = None,
         callbacks: Sequence = (),
     ):
         checks.check_parts(model, loss, optimizer)
-        checks.check_options(optimizer, schedule, schedule_every, accumulate, max_norm, clip_value, ema)
+        checks.check_options(optimizer, schedule, schedule_every, accumulate, max_norm, clip_value, ema, penalty)
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self.metrics: list[Metric] = metrics_of(metrics, loss)
         self._validation_metrics = metrics_of(metrics, loss)  # state of their own
@@ -89,7 +93,7 @@ class Trainer:
         self._generator = None if seed is None else Generator(seed)
         self._compile = compile
         self.schedule, self.schedule_every, self.accumulate = schedule, schedule_every, accumulate
-        self.max_norm, self.clip_value, self.ema = max_norm, clip_value, ema
+        self.max_norm, self.clip_value, self.ema, self.penalty = max_norm, clip_value, ema, penalty
         self._average = {p: p.detach().clone() for p in model.parameters()} if ema is not None else None
         self.callbacks = list(callbacks)
         self._callbacks: Callbacks | None = None
@@ -155,7 +159,7 @@ class Trainer:
         """
         if self.optimizer is None:
             raise ValueError("fit: the Trainer was made without an optimizer")
-        checks.check_fit_arguments(epochs, validation_split, validation_data, X)
+        checks.check_fit_arguments(epochs, validation_split, validation_data, sampler, X, y)
         checks.check_optimizer(self)
         options = {
             "epochs": int(epochs),
@@ -166,10 +170,8 @@ class Trainer:
             "accumulate": self.accumulate,
         }
         run = Run(self, options)
-        self._callbacks = Callbacks([*self.callbacks, *callbacks])
-        self._loaded_callbacks = None
-        data = X, y, validation_data, sample_weight, class_weight, sampler, prefetch
-        return self._go(run, data, progress)
+        made = Callbacks([*self.callbacks, *callbacks])
+        return self._go(run, made, (X, y, validation_data, sample_weight, class_weight, sampler, prefetch), progress)
 
     def resume(
         self,
@@ -200,27 +202,27 @@ class Trainer:
             raise ValueError("resume: there is no run to go on with: fit, or load a checkpoint, first")
         run = self.run
         if epochs is not None:
-            checks.check_fit_arguments(epochs, 0.0, None, X)
+            as_count("resume", "epochs", epochs, 0)
             run.options["epochs"] = int(epochs)
-        if self._loaded_callbacks is not None or callbacks is not None or self._callbacks is None:
-            self._callbacks = Callbacks([*self.callbacks, *(callbacks or ())])
-            if self._loaded_callbacks is not None:
-                self._callbacks.check(self._loaded_callbacks)
-                self._callbacks.set_state(self._loaded_callbacks)
-                self._loaded_callbacks = None
-        return self._go(run, (X, y, validation_data, sample_weight, class_weight, sampler, prefetch), progress)
+        made, loaded = self._callbacks, self._loaded_callbacks
+        if loaded is not None or callbacks is not None or made is None:
+            made = Callbacks([*self.callbacks, *(callbacks or ())])
+            if loaded is not None:
+                made.check(loaded)
+                made.set_state(loaded)
+        return self._go(run, made, (X, y, validation_data, sample_weight, class_weight, sampler, prefetch), progress)
 
-    def _go(self, run: Run, data: tuple, progress: bool) -> History:
+    def _go(self, run: Run, callbacks: Callbacks, data: tuple, progress: bool) -> History:
         """Trains run until it is done, on data that are checked first."""
         feed, validation = self._feeds(run, *data)
         signature = feed.signature()
         if run.data and run.data != signature:
             raise ValueError(f"resume: the run was trained on {run.data}, got {signature}")
         run.data = signature
-        self.run = run
-        shown = Progress(progress, run.epochs, len(feed), run.epoch)
+        self.run, self._callbacks, self._loaded_callbacks = run, callbacks, None
+        shown = Progress(progress, run.epochs, len(feed), run.epoch, run.batch)
         try:
-            run_on(run, feed, validation, self._callbacks, shown)
+            run_on(run, feed, validation, callbacks, shown)
         finally:
             shown.close()
         return run.history
@@ -245,6 +247,10 @@ class Trainer:
         Raises:
             TypeError: text, objects, complex numbers. ValueError: NaN or Inf (where), shapes that do not fit.
         """
+        if is_stream(X):
+            raise TypeError(
+                f"predict: argument 'X': expected arrays, got {type(X).__name__}: it batches them by itself"
+            )
         form, arrays, dtypes = self._the_door().inputs("predict", X)
         n = checks.common_length("predict", arrays)
         xs = list(arrays.values())
@@ -257,7 +263,7 @@ class Trainer:
             made: Any = None
             for at in range(0, n, rows):
                 batch = [_core.from_array(np.ascontiguousarray(a[at : at + rows]), d) for a, d in zip(xs, dtypes)]
-                y = checks.output(applied(self.model, nested(form, batch)))
+                y = checks.output(applied(self.model, nested(form, batch)), len(batch[0]))
                 if made is None:
                     made = _each(y, lambda part: np.empty((n, *part.shape[1:]), part.dtype))
                 _fill(made, y, at)
@@ -305,7 +311,7 @@ class Trainer:
     # ---- parts -----------------------------------------------------------------------------------
 
     def _step(self) -> Step:
-        parts = self.model, self.loss, self.optimizer, self.max_norm, self.clip_value, self._average
+        parts = self.model, self.loss, self.optimizer, self.max_norm, self.clip_value, self._average, self.penalty
         if self._made_step is None or not self._made_step.belong_to(*parts):
             self._made_step = Step(*parts[:3], self._compile, *parts[3:], decay=self.ema or 0.0)
         return self._made_step
@@ -376,25 +382,28 @@ class Trainer:
         if several and class_weight is not None:
             raise ValueError(f"{what}: argument 'class_weight': expected one target, got several")
         labels = np.asarray(next(iter(y.values())) if isinstance(y, Mapping) else y[0] if several else y)
-        w = np.ones(len(labels)) if sample_weight is None else checked_weights(what, sample_weight, len(labels))
+        n = len(labels)
+        w = np.ones(n) if sample_weight is None else checked_weights(what, sample_weight, n)
         if class_weight is not None:
-            w = w * class_weights(labels, class_weight)
+            of_class = class_weights(labels.ravel() if labels.size == n else labels, class_weight)  # (N, 1) too
+            w = w * checked_weights(what, of_class, n, "class_weight")
         if labels.ndim == 1 and takes_labels(self.loss):
             w = np.where(labels == getattr(self.loss, "ignore_index", -100), 0.0, w)
-        return checked_weights(what, w, len(labels))
+        return checked_weights(what, w, n)
 
     def _feeds(self, run: Run, X, y, validation_data, sample_weight, class_weight, sampler, prefetch):
         """(training, validation) feeds, checked."""
         o = run.options
         weights = self._weights("fit", y, sample_weight, class_weight)
-        if o["validation_split"]:
-            (X, y, weights), validation_data = self._split(run, X, y, weights, o["validation_split"])
+        held, rows = self._split(run, y, o["validation_split"]) if o["validation_split"] else (None, None)
         options = {"shuffle": o["shuffle"] and sampler is None, "sampler": sampler, "drop_last": o["drop_last"],
-                   "prefetch": prefetch}  # fmt: skip
+                   "prefetch": prefetch, "rows": rows}  # fmt: skip
         stream = y is None and is_stream(X)
         feed = self._feed("fit", X, y, o["batch_size"], weights, **({"sampler": sampler} if stream else options))
         validation = None
-        if validation_data is not None:
+        if held is not None:
+            validation = self._feed("fit: validation_split", X, y, None, weights, rows=held)
+        elif validation_data is not None:
             validation = self._validation(feed, validation_data)
         checks.check_samples(self, "fit", feed)
         if validation is not None:
@@ -412,9 +421,10 @@ class Trainer:
         checks.check_alike(feed, found)
         return found
 
-    def _split(self, run: Run, X, y, weights, part: float):
-        """((X, y, weights) to train on, (X, y) for validation), by a key that the run keeps."""
-        n = len(np.asarray(y)) if not isinstance(y, (tuple, Mapping)) else checks.common_length("fit", _flat(y))
+    def _split(self, run: Run, y, part: float) -> tuple[np.ndarray, np.ndarray]:
+        """The rows for validation and those to train on, by a key that the run keeps."""
+        first = next(iter(y.values())) if isinstance(y, Mapping) else y[0] if isinstance(y, tuple) else y
+        n = len(real_array(first, "fit: argument 'y'"))
         count = round(n * part)
         if not 0 < count < n:
             raise ValueError(f"fit: argument 'validation_split': expected a part that leaves samples on both sides, "
@@ -422,23 +432,7 @@ class Trainer:
         if run.split is None:
             run.split = (self._generator or default_generator).take().tolist()
         order = stream_of(run.split).permutation(n)
-        held, rest = np.sort(order[:count]), np.sort(order[count:])
-        train = _rows(X, rest), _rows(y, rest), None if weights is None else weights[rest]
-        given = (_rows(X, held), _rows(y, held))
-        return train, given if weights is None else (*given, weights[held])
-
-
-def _flat(y) -> dict[str, Any]:
-    return {f"y[{k!r}]": np.asarray(v) for k, v in (y.items() if isinstance(y, Mapping) else enumerate(y))}
-
-
-def _rows(value: Any, rows: np.ndarray) -> Any:
-    """Those rows of an array, of several, or of a DataFrame."""
-    if isinstance(value, Mapping):
-        return {k: _rows(v, rows) for k, v in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_rows(v, rows) for v in value)
-    return value.iloc[rows] if hasattr(value, "iloc") else np.asarray(value)[rows]
+        return np.sort(order[:count]), np.sort(order[count:])
 
 
 def _each(y: Any, f: Callable) -> Any:
