@@ -4,6 +4,7 @@
 cdef enum:
     N_SPARE = 2              # memory of results that the caller has dropped is used again
     N_TIMED = 8              # replays of a plan that are timed
+    POOL_ALONE = 4 << 20     # bytes of a pool that asks for the allocator's free memory to be given back first
 
 # The GIL is released where a whole replay takes longer. Beside a busy Python thread each release may cost that
 # thread's 5 ms, so that an estimate does not do: entries count for far more than a call in the caches takes.
@@ -33,6 +34,8 @@ cdef Instance new_instance(Plan p):
     cdef int64_t i, j, k
     cdef char *base
     n.plan = p
+    if p.pool_bytes >= POOL_ALONE:  # it takes the place of what the recording left free
+        pn_empty_cache()
     n.pool = new_storage(p.pool_bytes)
     n.arg = <pn_array *>malloc(max(1, p.n_arg) * sizeof(pn_array))
     n.call = <pn_call *>calloc(max(1, p.n_call), sizeof(pn_call))
@@ -96,7 +99,10 @@ cdef Storage spare_storage(Instance n, int k):
 cdef TensorBase spare_grad(Instance n, int i, TensorBase leaf, TensorBase shape, int64_t nbytes):
     """A Tensor for leaf's gradient: the one bound last where no one else holds it, or a new one."""
     cdef TensorBase t
-    cdef PyObject *o = PyList_GET_ITEM(n.grads, i)
+    cdef PyObject *o
+    if n.grads[i] is None and not n.plan.entry and not n.plan.early[i] and fills(leaf._grad, shape, nbytes):
+        n.grads[i] = leaf._grad  # of a step that was no replay of this instance's
+    o = PyList_GET_ITEM(n.grads, i)
     cdef bint mine = o != <PyObject *>None
     if mine:
         mine = (Py_REFCNT(o) == 1 + (leaf._grad is <object>o) and
@@ -109,6 +115,13 @@ cdef TensorBase spare_grad(Instance n, int i, TensorBase leaf, TensorBase shape,
     t = placed(shape, new_storage(nbytes))
     n.grads[i] = t
     return t
+
+
+cdef bint fills(TensorBase t, TensorBase like, int64_t nbytes):
+    """Whether t has like's place in nbytes of memory of its own."""
+    return (t is not None and t.storage is not None and not t.storage.borrowed and t.storage.nbytes == nbytes and
+            t.a.dtype == like.a.dtype and same_shape(&t.a, &like.a) and same_steps(&t.a, &like.a) and
+            <char *>t.a.data == <char *>t.storage.data + <int64_t>like.a.data)
 
 
 cdef inline TensorBase leaf_at(object who, list inputs):
