@@ -5,7 +5,9 @@
  * two, so that less than 1/9 of a class is waste. A freed block goes on its class's list, newest
  * first; the link lives in the block itself. The caller gives the size back with the pointer, so
  * blocks carry no header. What lies free is bounded (see bound()); beyond that, the classes that were
- * unused for longest give their blocks back, hence nothing grows with the number of shapes seen.
+ * unused for longest give their blocks back, hence nothing grows with the number of shapes seen. Where a
+ * class wants back what it has given, the bound was too low for a step whose memory is free at its end for
+ * the most part: it rises by as much, as long as all that is held stays near the peak of live bytes.
  *
  * One lock guards all of it. It is held for a few instructions and never across a system call.
  */
@@ -15,6 +17,7 @@
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #ifdef __linux__
 #include <malloc.h>
 #include <sys/mman.h>
@@ -47,6 +50,8 @@ static struct {
     atomic_int lock;
     block *free[N_CLASS];
     int64_t last_use[N_CLASS]; /* n_free when the class last gave or took a block */
+    int64_t returned[N_CLASS]; /* blocks given back to the system and not asked for since */
+    int64_t missed; /* bytes given back and asked for since */
     pn_alloc_info n;              /* n_hit is left to pn_alloc_stats */
 } S;
 
@@ -142,7 +147,14 @@ static void system_free_list(block *b) {
 
 /* ---- the cache; all of this under the lock ---------------------------------------------------- */
 
-static int64_t bound(void) { return S.n.peak_live / 2 > MIN_BOUND ? S.n.peak_live / 2 : MIN_BOUND; }
+static inline int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+static int64_t bound(void) {
+    int64_t peak = S.n.peak_live, usual = most(MIN_BOUND, peak / 2);
+    int64_t whole = peak + peak / 8; /* the peak, rounded up to classes */
+    return S.n.reserved > whole ? usual : most(usual, least(whole, usual + S.missed));
+}
 
 static int oldest_class(void) {
     int k = -1;
@@ -163,9 +175,15 @@ static block *evict(int64_t keep) {
             b->size = size;
             S.n.cached -= size;
             S.n.reserved -= size;
+            S.returned[k]++;
         }
     }
     return out;
+}
+
+/* What exceeds the bound, and somewhat more, so that many small blocks share one search. */
+static inline block *trim(void) {
+    return __builtin_expect(S.n.cached > bound(), 0) ? evict(bound() - bound() / 64) : NULL;
 }
 
 static inline void count_alloc(int64_t bytes) {
@@ -174,9 +192,15 @@ static inline void count_alloc(int64_t bytes) {
     if (S.n.live > S.n.peak_live) S.n.peak_live = S.n.live;
 }
 
+/* What was given back was not for the bound. */
+static void forget_missed(void) {
+    memset(S.returned, 0, sizeof S.returned);
+    S.missed = 0;
+}
+
 /* ---- the door --------------------------------------------------------------------------------- */
 
-static __attribute__((noinline)) void *alloc_from_system(int64_t bytes, int64_t size) {
+static __attribute__((noinline)) void *alloc_from_system(int64_t bytes, int64_t size, int k) {
     void *p = system_alloc(size);
     if (!p) { /* what lies free in other classes may make the room */
         pn_empty_cache();
@@ -186,20 +210,23 @@ static __attribute__((noinline)) void *alloc_from_system(int64_t bytes, int64_t 
     lock();
     S.n.n_system++;
     S.n.reserved += size;
+    if (S.returned[k]) S.returned[k]--, S.missed = least(S.missed + size, S.n.peak_live);
     count_alloc(bytes);
+    block *out = trim();
     unlock();
+    system_free_list(out);
     return p;
 }
 
 void *pn_alloc(int64_t bytes) {
     if (bytes < 0 || bytes > MAX_BYTES) return NULL;
-    if (EXACT) return alloc_from_system(bytes, bytes ? bytes : 1);
+    if (EXACT) return alloc_from_system(bytes, bytes ? bytes : 1, 0);
     int k = class_of(bytes);
     lock();
     block *b = S.free[k];
     if (!b) {
         unlock();
-        return alloc_from_system(bytes, class_bytes(k));
+        return alloc_from_system(bytes, class_bytes(k), k);
     }
     S.free[k] = b->next;
     S.last_use[k] = S.n.n_free;
@@ -223,10 +250,10 @@ void pn_free(void *p, int64_t bytes) {
         S.free[k] = b;
         S.last_use[k] = S.n.n_free;
         S.n.cached += size;
-        /* somewhat below the bound, so that many small blocks share one search */
-        if (__builtin_expect(S.n.cached > bound(), 0)) out = evict(bound() - bound() / 64);
+        out = trim();
     } else {
         S.n.reserved -= size;
+        S.returned[k]++;
     }
     unlock();
     if (!keep) system_free(p, size);
@@ -236,6 +263,7 @@ void pn_free(void *p, int64_t bytes) {
 void pn_empty_cache(void) {
     lock();
     block *out = evict(0);
+    forget_missed();
     unlock();
     system_free_list(out);
 #ifdef __GLIBC__
@@ -253,6 +281,7 @@ void pn_alloc_stats(pn_alloc_info *out) {
 void pn_alloc_reset_peak(void) {
     lock();
     S.n.peak_live = S.n.live;
+    forget_missed();
     block *out = evict(bound()); /* the bound follows the peak */
     unlock();
     system_free_list(out);

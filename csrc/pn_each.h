@@ -40,6 +40,7 @@ typedef int64_t VI;
 #define PN_BLOCK 256
 #define PN_EACH_MAX 8          /* arrays of one loop */
 #define PN_EACH_CHUNK 32768    /* elements a chunk */
+#define PN_EACH_AHEAD 4096 /* bytes fetched ahead where arrays lie beyond the caches */
 
 typedef struct pn_each {
     int n_in, n_arr, ndim;
@@ -175,6 +176,9 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
 #define PN_D1 V y;
 #define PN_D2 V y, z;
 #define PN_D3 V y, z, w;
+#define PN_FULL_LOAD(p)                                                                            \
+    pn_load(p);                                                                                    \
+    if (stream) __builtin_prefetch((const char *)(p) + PN_EACH_AHEAD)
 #define PN_PART_LOAD(p) pn_load_part(p, n - i, (T)1)
 #define PN_PART_STORE(p, v) pn_store_part(p, v, n - i)
 #define PN_FULL_STORE(p, v)                                                                        \
@@ -189,7 +193,7 @@ static inline void pn_each_run(pn_call *c, int n_in, int n_out, pn_block_fn bloc
         int64_t i = 0;                                                                             \
         PN_PI##n_in PN_PO##n_out(void) par;                                                        \
         before for (; i + PN_VL <= n; i += PN_VL) {                                                \
-            PN_V##n_in(pn_load) PN_D##n_out body PN_O##n_out(PN_FULL_STORE)                        \
+            PN_V##n_in(PN_FULL_LOAD) PN_D##n_out body PN_O##n_out(PN_FULL_STORE)                   \
         }                                                                                          \
         if (PN_VL > 1 && i < n) {                                                                  \
             PN_V##n_in(PN_PART_LOAD) PN_D##n_out body PN_O##n_out(PN_PART_STORE)                   \

@@ -66,7 +66,7 @@ static void put(const pn_gemm_args *g, T *c, const T *buf, int64_t mr, int64_t n
 typedef struct source {
     const T *a, *b;
     int64_t k, ars, acs, brs;
-    int form, first, last;
+    int form, first, last, far; /* far: C is likely to lie beyond L2 */
 } source;
 
 /* The mr x nr tile at i, j. What the kernel cannot read or write in place, because it is narrower than a
@@ -124,14 +124,14 @@ static void run_panel(const pn_gemm_args *g, source *s, parts ts, const T *a, co
         mr = ts.size + (n < ts.longer);
         s->a = packed ? packed + n * TILE_ROOM(s->k) : a + i * g->a.rs;
         if (odd) {
-            pack_a(odd, s->a, g->a.rs, g->a.cs, mr, s->k);
+            pack_a(odd, s->a, g->a.rs, g->a.cs, (parts){1, mr, 0}, s->k);
             s->a = odd;
         }
         if (!plain) {
             run_tile(g, s, i, mr, j, nr);
             continue;
         }
-        if (t.accumulate)
+        if (t.accumulate || s->far)
             for (int64_t e = 0; e < mr; e++) {
                 __builtin_prefetch(t.c + e * t.rs, 1);
                 if (NR * sizeof(T) > PN_ALIGN) __builtin_prefetch(t.c + e * t.rs + NR - PN_VL, 1);
@@ -205,13 +205,21 @@ static void run_row(const job *w, const pn_gemm_args *g) {
     }
 }
 
+/* Whether rows so far apart meet in one set of L1. */
+static int meets(int64_t rs) { return rs * (int64_t)sizeof(T) % WAY_BYTES == 0; }
+
+/* Rows of a tile: no more of them than L1 keeps of one set where those of C meet there. */
+static int64_t tile_height(const pn_gemm_args *g) {
+    return g->c.cs == 1 && g->m > MR && meets(g->c.rs) ? pn_min(MR, MET) : MR;
+}
+
 /* packed: room for A's tiles in one block of k, or NULL; b: B's panels from column j0 of all columns on,
  * for blocks q0 to q1, or NULL. */
 static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int64_t j0) {
     T panel[WIDE_BYTES / sizeof(T)] __attribute__((aligned(PN_ALIGN)));
     T tile[MR * KC];
-    parts ts = cut(g->m, MR);
-    source s = {.ars = g->a.rs, .acs = g->a.cs};
+    parts ts = cut(g->m, tile_height(g));
+    source s = {.ars = g->a.rs, .acs = g->a.cs, .far = b != NULL};
     int odd = !packed && g->a.cs != 1 && g->a.rs != 1 && g->m > 1;
     int in_place = g->b.cs == 1 && (g->m <= IN_PLACE || g->k * g->b.rs <= SMALL_B);
     s.form = odd || (packed && g->a.rs != 1)       ? BLOCKS
@@ -224,8 +232,8 @@ static void run(const job *w, const pn_gemm_args *g, T *packed, const T *b, int6
         s.first = q == 0;
         s.last = q == w->ks.n - 1;
         if (packed) {
-            pack_a(packed, a, g->a.rs, g->a.cs, g->m, s.k);
-            s.acs = MR;
+            pack_a(packed, a, g->a.rs, g->a.cs, ts, s.k);
+            s.acs = tallest(ts);
         }
         for (int64_t j = 0, nr; j < g->n; j += nr) {
             nr = panel_width(g->n - j);
@@ -342,8 +350,7 @@ static int turns(const pn_gemm_args *g) {
  * part of each line, or is not contiguous. */
 static int is_scattered(const pn_mat *a) {
     int64_t step = a->cs == 1 ? a->rs : a->rs == 1 ? a->cs : 0;
-    return step * (int64_t)sizeof(T) % WAY_BYTES == 0 ||
-           (a->cs != 1 && MR * sizeof(T) <= PN_ALIGN * 3 / 4);
+    return meets(step) || (a->cs != 1 && MR * sizeof(T) <= PN_ALIGN * 3 / 4);
 }
 
 static void plan(job *w, const pn_gemm_args *g) {
@@ -383,8 +390,9 @@ static void plan(job *w, const pn_gemm_args *g) {
     w->units = batch * w->rows * w->cols;
     w->group = pn_max(1, pn_grain(CHUNK) / pn_max(1, mc * nc * g->k));
     if (mc >= 4 * MR && nc >= PACK_A && g->k >= KC / 4 && is_scattered(&g->a))
-        w->a_bytes = round_up(
-            pn_ceil_div(mc, MR) * TILE_ROOM(pn_min(g->k, KC)) * (int64_t)sizeof(T), PN_ALIGN);
+        w->a_bytes = round_up(pn_ceil_div(mc, tile_height(g)) * TILE_ROOM(pn_min(g->k, KC)) *
+                                  (int64_t)sizeof(T),
+                              PN_ALIGN);
 }
 
 /* The at-th of n parts of whole units, the last of which takes what is beyond the last unit. */

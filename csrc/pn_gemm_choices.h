@@ -47,6 +47,11 @@
 #define WAY_BYTES 4096
 #endif
 
+/* Rows of a tile where those of C meet in one set of L1, whose 8 or 12 lines B and A want too. */
+#ifndef MET
+#define MET 8
+#endif
+
 /* Columns of a chunk that packs its part of B itself, and how much of B it packs at once. */
 #ifndef NC
 #define NC 512
@@ -100,7 +105,7 @@
 
 /* Rows of what is packed that are fetched ahead. */
 #ifndef AHEAD
-#define AHEAD 4
+#define AHEAD 8
 #endif
 
 /* One row of A: columns of sums at a time, rows of B read at once, vectors of sums in registers with them. */

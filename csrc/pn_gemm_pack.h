@@ -106,6 +106,8 @@ PN_INLINE void turn(V *r, const char **from, int64_t cs) {
 }
 #endif
 
+#define LINE ((int)(PN_ALIGN / sizeof(T)))
+
 static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 /* As wide as the kernel takes, such that the last panel is no less than a vector wide if n is not. */
@@ -116,7 +118,7 @@ PN_INLINE int64_t panel_width(int64_t left) {
 
 /* to[p * w + i] = b[p + i * cs], i < PN_VL, for p < k in whole steps of TL; returns where it ended. */
 PN_INLINE int64_t turn_columns(T *to, int64_t w, const T *b, int64_t cs, int64_t k) {
-    enum { LINE = PN_ALIGN / sizeof(T), PART = LINE / TL };
+    enum { PART = LINE / TL };
     const char *from[THIRDS];
     int64_t p = 0;
     ALL(i, THIRDS) from[i] = (const char *)(b + 3 * i * cs);
@@ -185,16 +187,17 @@ static parts cut(int64_t rows, int64_t most) {
     return n == 1 ? (parts){1, rows, 0} : (parts){n, rows / n, rows % n};
 }
 
-/* A's m rows as tiles, TILE_ROOM(k) apart: in blocks of 4 columns, one row of the tile after another, or,
- * where A's columns are the contiguous ones, by columns, MR apart. */
+static int64_t tallest(parts ts) { return ts.size + (ts.longer > 0); }
+
+/* A's rows as tiles ts, TILE_ROOM(k) apart: in blocks of 4 columns, one row of the tile after another, or,
+ * where A's columns are the contiguous ones, by columns as far apart as the highest tile has rows. */
 #define TILE_ROOM(k) (MR * round_up(k, BLOCK))
-static inline void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, int64_t k) {
-    parts ts = cut(m, MR);
-    int64_t room = TILE_ROOM(k), mr;
+static inline void pack_a(T *to, const T *a, int64_t rs, int64_t cs, parts ts, int64_t k) {
+    int64_t m = ts.n * ts.size + ts.longer, height = tallest(ts), room = TILE_ROOM(k), mr;
     if (rs == 1) {
         for (int64_t p = 0; p < k; p++)
             for (int64_t t = 0, i = 0; t < ts.n; t++, i += mr) {
-                T *x = to + t * room + p * MR;
+                T *x = to + t * room + p * height;
                 const T *y = a + p * cs + i;
                 __builtin_prefetch(y + AHEAD * cs);
                 mr = ts.size + (t < ts.longer);
@@ -210,11 +213,13 @@ static inline void pack_a(T *to, const T *a, int64_t rs, int64_t cs, int64_t m, 
         for (int64_t i = 0; i < mr; i++, a += rs) {
             T *x = to + i * BLOCK;
             int64_t p = 0;
-            if (cs == 1)
-                for (; p + BLOCK <= k; p += BLOCK, x += mr * BLOCK) {
-                    __builtin_prefetch(a + rs + p);
-                    memcpy(x, a + p, BLOCK * sizeof(T));
+            for (; cs == 1 && p + LINE <= k; p += LINE) {
+                __builtin_prefetch(a + AHEAD * rs + p);
+                ALL(q, LINE / BLOCK) {
+                    memcpy(x, a + p + q * BLOCK, BLOCK * sizeof(T));
+                    x += mr * BLOCK;
                 }
+            }
             for (; p < k; p++, x += p % BLOCK ? 1 : mr * BLOCK - (BLOCK - 1)) *x = a[p * cs];
         }
     }

@@ -3,7 +3,8 @@
  *     rows of B contiguous:      to[j] = fma(a_p, b_pj, ... fma(a_0, b_0j, 0)),  p < k
  *     columns of B contiguous:   to[j] = tree of l < SUMS of s_l,  s_l = fma(a_p, b_pj, ...) over p % SUMS == l
  *
- * The former (x W) are the sums of the tile kernel in its order; B is streamed once, STREAMS rows at a time.
+ * The former (x W) are the sums of the tile kernel in its order; B is streamed once, STREAMS rows at a time, or,
+ * where it has no more than 8 vectors a row, row by row into sums that stay in registers.
  * The latter (x W' with a W by rows) are dot products along memory, one column after another. The tile
  * kernel's order would need a transpose in registers, which takes twice the time of reading B from L2 or L3.
  * k counts as padded with zeros; the tree halves: lane l is joined with l + SUMS/2, then SUMS/4 ... 1.
@@ -38,9 +39,31 @@ PN_INLINE void add_rows(const int rows, T *to, const T *a, int64_t acs, const T 
     }
 }
 
+/* A row of nv vectors, the last of which may be part of one: its sums stay in registers for all of k. */
+PN_INLINE void short_row(const int nv, T *to, const T *a, int64_t acs, const T *b, int64_t rs,
+                         int64_t n, int64_t k) {
+    V s[8];
+    ALL(v, nv) s[v] = (V){0};
+    for (; k > 0; k--, a += acs, b += rs) {
+        V x = pn_set1(*a);
+        ALL(v, nv - 1) pn_fma_to(&s[v], x, pn_load(b + v * PN_VL));
+        pn_fma_to(&s[nv - 1], x, pn_load_part(b + (nv - 1) * PN_VL, n - (nv - 1) * PN_VL, 0));
+    }
+    ALL(v, nv) pn_store(to + v * PN_VL, s[v]);
+}
+
+#define SHORT_ROW(nv)                                                                              \
+    case nv:                                                                                       \
+        short_row(nv, to, a, acs, b, rs, n, k);                                                    \
+        return;
+
 /* B's rows are contiguous; to has room for whole vectors. */
 static void row_by_rows(T *to, const T *a, int64_t acs, const T *b, int64_t rs, int64_t n,
                         int64_t k) {
+    switch ((n + PN_VL - 1) / PN_VL) {
+        SHORT_ROW(1)
+        SHORT_ROW(2) SHORT_ROW(3) SHORT_ROW(4) SHORT_ROW(5) SHORT_ROW(6) SHORT_ROW(7) SHORT_ROW(8)
+    }
     for (int64_t j = 0; j < n; j += PN_VL) pn_store(to + j, (V){0});
     for (; k >= STREAMS; k -= STREAMS, a += STREAMS * acs, b += STREAMS * rs)
         add_rows(STREAMS, to, a, acs, b, rs, n);

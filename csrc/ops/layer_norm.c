@@ -175,8 +175,8 @@ PN_FN(rms_norm_fwd) {
 /* Rows whose shares of dw and db make one partial sum: scratch stays below a quarter of x. */
 static int64_t rows_of(int64_t n) { return n <= 2048 ? 32 : n <= 4096 ? 16 : 8; }
 
-/* dx = s (g - c1 - h c2) of row r, and its shares added to dw and db. centre and far are constants; far:
- * the first pass fetches the next row of dy, the second that of x. */
+/* dx = s (g - c1 - h c2) of row r, and its shares added to dw and db. centre and far are constants; far: the
+ * second pass, which waits for memory less, fetches ahead. */
 PN_INLINE void back_row(const norm *a, int64_t r, int centre, int far, T *dw, T *db) {
     const int64_t n = a->n;
     const T *x = a->x + r * n, *dy = a->dy + r * n, *w = a->w;
@@ -189,17 +189,21 @@ PN_INLINE void back_row(const norm *a, int64_t r, int centre, int far, T *dw, T 
     }
 #define H (centre ? pn_fma(LOAD(x, 0) - mean, s, shift) : LOAD(x, 0) * s)
     if (dx && centre) {
-        PN_ROW_SUM2(of_g, of_gh, n, if (far) FETCH(dy + n);
-                    V g = w ? LOAD(dy, 0) * LOAD(w, 0) : LOAD(dy, 0); sum[k] += g;
+        PN_ROW_SUM2(of_g, of_gh, n, V g = w ? LOAD(dy, 0) * LOAD(w, 0) : LOAD(dy, 0); sum[k] += g;
                     sum2[k] = pn_fma(g, H, sum2[k]);)
     } else if (dx) {
-        PN_ROW_SUM(of_gh, n, if (far) FETCH(dy + n);
-                   V g = w ? LOAD(dy, 0) * LOAD(w, 0) : LOAD(dy, 0); sum[k] = pn_fma(g, H, sum[k]);)
+        PN_ROW_SUM(of_gh, n, V g = w ? LOAD(dy, 0) * LOAD(w, 0) : LOAD(dy, 0);
+                   sum[k] = pn_fma(g, H, sum[k]);)
     }
     c1 = pn_set1((T)(of_g / (double)n)), c2 = pn_set1((T)(of_gh / (double)n));
     PN_ROW(
-        n, if (far) FETCH(x + n); V g = LOAD(dy, 0); V h = H;
-        if (dw) STORE(dw, pn_fma(g, h, LOAD(dw, 0))); if (db) STORE(db, LOAD(db, 0) + g); if (dx) {
+        n,
+        if (far) {
+            FETCH(x + ROW_AHEAD);
+            FETCH(dy + ROW_AHEAD);
+        } V g = LOAD(dy, 0);
+        V h = H; if (dw) STORE(dw, pn_fma(g, h, LOAD(dw, 0))); if (db) STORE(db, LOAD(db, 0) + g);
+        if (dx) {
             V weight = w ? LOAD(w, 0) : pn_set1(1);
             g = pn_fnma(h, c2, centre ? g * weight - c1 : g * weight) * s;
             if (far)

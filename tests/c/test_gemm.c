@@ -267,6 +267,8 @@ static double one_case(void) {
     if (chance(5)) g.m = 1 + below(20), g.n = 1 + below(20), g.k = 1800 + below(3000); /* k split */
     if (chance(4))
         g.m = 1, g.n = below(12), g.k = (chance(30) ? 16000 : 1900) + below(3000); /* dots */
+    if (chance(4)) /* rows of C meet in one set of L1 */
+        g.m = 10 + below(40), g.n = 4096 / (int)sizeof(T), g.k = 60 + below(20);
     if (chance(12)) *(chance(70) ? &g.m : &g.n) = 1;
     g.accumulate = chance(30);
     g.relu = chance(30);
