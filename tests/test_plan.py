@@ -297,6 +297,30 @@ def test_a_pool_takes_the_place_of_what_the_recording_left():
     np.testing.assert_array_equal(p.grad.numpy(), want.numpy())
 
 
+def test_dropped_plans_free_their_memory_at_once():
+    """One plan of a training step is all that there is room for: sizes that alternate leave nothing behind."""
+    p = pynn.ones(64, requires_grad=True)
+
+    def step(x):
+        p.grad = None
+        (x * p).exp().sum().backward()
+
+    step = pynn.compile(step, max_bytes=1 << 20)
+    sizes = [pynn.ones(n, 64) for n in (5000, 6000)]
+    gc.collect()
+    gc.disable()
+    try:
+        live = []
+        for k in range(12):
+            step(sizes[k % 2])
+            step(sizes[k % 2])
+            live.append(_core.alloc_stats()["live"])
+    finally:
+        gc.enable()
+    assert step.captures == 12
+    assert max(live[4:]) <= max(live[:4])
+
+
 def test_a_gradient_that_the_program_holds_is_not_taken_over():
     p = pynn.ones(100, requires_grad=True)
 

@@ -14,7 +14,7 @@ cdef double REPLAY_GIL_NS = 20e3
 @cython.final
 cdef class Instance:
     """A pool, and the calls patched to point into it. One replay at a time runs in it."""
-    cdef Plan plan
+    cdef Plan plan              # None while it is idle: the plan holds it then, and would never go without a collector
     cdef Storage pool
     cdef pn_array *arg
     cdef pn_call *call
@@ -29,11 +29,23 @@ cdef class Instance:
         free(self.now)
 
 
+cdef Instance take_instance(Plan p):
+    """An instance that waits, or a new one."""
+    cdef Instance n = p.idle.pop() if p.idle else new_instance(p)
+    n.plan = p
+    return n
+
+
+cdef int give_back(Plan p, Instance n) except -1:
+    n.plan = None
+    p.idle.append(n)
+    return 0
+
+
 cdef Instance new_instance(Plan p):
     cdef Instance n = Instance.__new__(Instance)
     cdef int64_t i, j, k
     cdef char *base
-    n.plan = p
     if p.pool_bytes >= POOL_ALONE:  # it takes the place of what the recording left free
         pn_empty_cache()
     n.pool = new_storage(p.pool_bytes)
@@ -156,12 +168,12 @@ cdef bint grads_fit(Plan p, list inputs):
 
 cdef list run_plan(Plan p, list inputs, list ins):
     """Replays p. inputs: the arguments' tensors; ins: the same in the layout that p expects."""
-    cdef Instance n = p.idle.pop() if p.idle else new_instance(p)
+    cdef Instance n = take_instance(p)
     cdef list outs
     try:
         outs = run_instance(n, inputs, ins, NULL)
     finally:
-        p.idle.append(n)
+        give_back(p, n)
     return outs
 
 
@@ -376,7 +388,7 @@ def grad_leaves(Plan p not None, list inputs):
 
 def timed_replay(Plan p not None, list tensors, list ins):
     """Replays p once: (results, nanoseconds of each call)."""
-    cdef Instance n = p.idle.pop() if p.idle else new_instance(p)
+    cdef Instance n = take_instance(p)
     cdef int64_t *times = <int64_t *>calloc(p.n_call + 1, sizeof(int64_t))
     cdef int64_t i
     if times == NULL:
@@ -387,4 +399,4 @@ def timed_replay(Plan p not None, list tensors, list ins):
         return outs, [times[i + 1] - times[i] for i in range(p.n_call)]
     finally:
         free(times)
-        p.idle.append(n)
+        give_back(p, n)
