@@ -239,6 +239,20 @@ def test_drawn_text():
     assert (model.generate(draw(1, 4), 8, top_k=1) == model.generate(draw(1, 4), 8, temperature=0)).all()
 
 
+def test_steps_with_a_cache_are_not_replayed():
+    model, text = gpt(), draw(1, 5)
+    model.eval()
+    with pynn.no_grad():
+        want = model(Tensor(text)).numpy()
+        cache = model.make_cache()
+        step = pynn.compile(lambda x: model(x, cache), strict=False)
+        with pytest.warns(RuntimeWarning, match="KeyValueCache"):
+            found = [step(Tensor(text[:, t : t + 1])).numpy() for t in range(5)]
+        np.testing.assert_allclose(np.concatenate(found, 1), want, rtol=1e-5, atol=1e-5)
+        with pytest.raises(pynn.NotRecordable, match="a KeyValueCache"):
+            pynn.compile(lambda x: model(x, model.make_cache()))(Tensor(text))
+
+
 def test_equal_scores_are_no_more_than_top_k():
     model = gpt()
     with pynn.no_grad():

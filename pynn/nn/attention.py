@@ -258,10 +258,12 @@ class KeyValueCache:
         dtype: float32 or float64.
 
     cache[i].append(k, v), under pynn.no_grad(), puts keys and values (batch, heads, T, head_dim) behind those that
-    layer i has, and returns all that it has, views of the cache. `length` is how many tokens the last layer has.
+    layer i has, and returns all that it has, views of the cache. `length` is how many tokens the last layer has. Its
+    steps are no plans: where each writes is another place.
 
     Raises:
         ValueError: more tokens than there is room for, shapes that do not fit. RuntimeError: keys with history.
+        NotRecordable: within pynn.compile, unless it is not strict.
     """
 
     def __init__(self, layers: int, batch: int, heads: int, capacity: int, head_dim: int, dtype=None):
@@ -295,6 +297,7 @@ class _LayerCache:
         self.length = 0
 
     def append(self, k, v):
+        _core.not_recordable("a KeyValueCache, whose length is another in each call")
         end = self.length + k.shape[2]
         if end > self.k.shape[2]:
             raise ValueError(f"KeyValueCache: expected at most {self.k.shape[2]} tokens, got {end}")
