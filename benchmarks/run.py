@@ -29,6 +29,10 @@ PARTS = {
     "T3": "steps.py T3 --rounds 5",
     "T6": "rnn.py T6 I_lstm",
     "T7": "rnn.py T7 --rounds 5",
+    "T8": "steps.py T8 --rounds 5",
+    "T9": "steps.py T9 --rounds 5",
+    "I_vit": "steps.py I_vit_1 I_vit_64 --peers torch,onnxruntime",
+    "step": "rnn.py step",
     "T10": "steps.py T10 T10_sparse",
 }
 
@@ -42,7 +46,7 @@ def parts(threads):
         for part, text in PARTS.items():
             program, *rest = text.split()
             found[f"{part}-{n}"] = [HERE / program, *rest, "--threads", n, "--python", "PEER"]
-            if program == "steps.py":
+            if program == "steps.py" and part.startswith("T"):
                 found[f"{part}-plan-{n}"] = [*found[f"{part}-{n}"], "--plan", "--peers", "torch"]
     return found
 

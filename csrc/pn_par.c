@@ -25,7 +25,9 @@
  * Budget:   `callers` counts threads that compute in pn_for. The member at place p works while
  *           p + callers <= threads, so that many callers do not crowd the machine.
  *
- * Chunks are claimed one by one from a counter, so that a late member costs nothing. */
+ * Chunks:   lie in as many parts as threads may come. A thread claims those of its own part one by
+ *           one, then what others have left of theirs, so that a late member costs nothing. From
+ *           region to region it finds much of what it reads in its own caches, since it wrote it. */
 #include "pn.h"
 
 #include <limits.h>
@@ -53,6 +55,7 @@ enum {
     STOP_NS = 200000000,    /* pn_team_stop: wait so long for the owner, for exit must not hang */
     MIN_STACK = 1 << 20,
     STACK = 2 << 20,        /* where the system's default is below MIN_STACK */
+    PARTS = 8,              /* at most: counters of a cache line; more threads share them */
     MAX_THREADS = 4095      /* as many as INSIDE can count */
 };
 
@@ -68,14 +71,20 @@ typedef struct region {
     pn_body body;
     void *arg;
     int64_t n;
+    int parts;
 } region;
+
+static int64_t part_begin(const region *r, int64_t part) {
+    int64_t longer = r->n % r->parts; /* so many first ones have a chunk more */
+    return r->n / r->parts * part + (part < longer ? part : longer);
+}
 
 /* Written by the owner alone while the gate is closed and empty, unless said otherwise. */
 static struct {
     _Alignas(PN_ALIGN) _Atomic uint32_t gate;
     region r;
     atomic_int hold;       /* members inside hold their first chunk: see gather */
-    _Alignas(PN_ALIGN) _Atomic int64_t next; /* the next chunk to claim; all inside add to it */
+    _Alignas(PN_ALIGN) _Atomic int64_t next[PARTS]; /* to claim, of each part; all inside add */
     _Atomic int64_t tally; /* members that were inside << 40 | chunks they ran */
     _Alignas(PN_ALIGN) _Atomic uint32_t left; /* counts wake-ups of the owner */
     atomic_int asleep;     /* members asleep, or about to be */
@@ -202,11 +211,15 @@ static int64_t take_chunks(int worker, int place) {
     const region r = team.r;
     int64_t done = 0, i;
     if (r.c->n_worker && worker >= r.c->n_worker) return 0; /* the team has grown since */
-    while ((i = atomic_fetch_add_explicit(&team.next, 1, RELAXED)) < r.n) {
-        while (atomic_load_explicit(&team.hold, RELAXED)) sched_yield();
-        r.body(r.c, r.arg, i, worker);
-        done++;
-        if (place && over_budget(place)) break;
+    for (int k = 0; k < r.parts; k++) {
+        int part = (worker + k) % r.parts;
+        int64_t end = part_begin(&r, part + 1);
+        while ((i = atomic_fetch_add_explicit(&team.next[part], 1, RELAXED)) < end) {
+            while (atomic_load_explicit(&team.hold, RELAXED)) sched_yield();
+            r.body(r.c, r.arg, i, worker);
+            done++;
+            if (place && over_budget(place)) return done;
+        }
     }
     return done;
 }
@@ -361,12 +374,17 @@ __attribute__((constructor)) static void on_load(void) { pthread_atfork(NULL, NU
 /* With PYNN_CHUNK_DIV, in tests, chunks are so small that the owner would run them all before a
  * member wakes, and the tests would prove nothing. So the members that come in claim a chunk each
  * and hold it, until all have one or none is left; only then does the owner take its first. */
-static void gather(int64_t n) {
+static void gather(void) {
     int members = atomic_load(&team.n);
     int64_t since = now();
     while (now() - since < GATHER_NS) {
-        int64_t claimed = atomic_load_explicit(&team.next, RELAXED);
-        if (claimed >= members || claimed >= n || over_budget((int)claimed + 1)) break;
+        int64_t claimed = 0;
+        for (int k = 0; k < team.r.parts; k++) {
+            int64_t begin = part_begin(&team.r, k), end = part_begin(&team.r, k + 1);
+            int64_t next = atomic_load_explicit(&team.next[k], RELAXED);
+            claimed += (next < end ? next : end) - begin;
+        }
+        if (claimed >= members || claimed >= team.r.n || over_budget((int)claimed + 1)) break;
         sched_yield();
     }
     atomic_store_explicit(&team.hold, 0, RELAXED);
@@ -376,15 +394,16 @@ static void open_gate(pn_call *c, int64_t n, pn_body body, void *arg) {
     int members = atomic_load_explicit(&team.n, RELAXED);
     int test = atomic_load_explicit(&chunk_div, RELAXED) > 1;
     int wanted = test || n > members ? members : (int)n - 1;
-    team.r = (region){c, body, arg, n};
-    atomic_store_explicit(&team.next, 0, RELAXED);
+    team.r = (region){c, body, arg, n, wanted < PARTS ? wanted + 1 : PARTS};
+    for (int k = 0; k < team.r.parts; k++)
+        atomic_store_explicit(&team.next[k], part_begin(&team.r, k), RELAXED);
     atomic_store_explicit(&team.tally, 0, RELAXED);
     atomic_store_explicit(&team.hold, test, RELAXED);
     atomic_store(&team.gate, next_epoch() | OPEN);
     int asleep = atomic_load(&team.asleep);
     int missing = wanted - (members - asleep);
     if (asleep && missing > 0) unpark(&team.gate, missing);
-    if (test) gather(n);
+    if (test) gather();
 }
 
 /* Ends the region for those who have not come, and waits for those who have. */

@@ -162,15 +162,53 @@ def test_bad_calls(shapes, options, text):
         sdpa(*draw(*shapes), **options)
 
 
-def test_memory_does_not_grow_with_the_square():
+@pytest.mark.parametrize("dropout_p", [0.0, 0.2])
+def test_memory_does_not_grow_with_the_square(dropout_p):
     from pynn import _core
 
     q, k, v = draw((1, 4000, 16), (1, 4000, 16), (1, 4000, 16), dtype=np.float32)
     for x in (q, k, v):
         x.requires_grad = True
-    sdpa(q[:, :10], k[:, :10], v[:, :10]).sum().backward()
+    sdpa(q[:, :10], k[:, :10], v[:, :10], dropout_p=dropout_p).sum().backward()
     _core.reset_peak()
     before = _core.alloc_stats()["live"]
-    sdpa(q, k, v).sum().backward()
+    sdpa(q, k, v, dropout_p=dropout_p).sum().backward()
     peak = _core.alloc_stats()["peak_live"] - before
     assert peak < 4000 * 4000 * 4 / 4, f"{peak} bytes for sequences of 4000"
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"window": 30, "offset": 5}])
+def test_dropout_by_blocks_is_dropout_of_the_matrix(options):
+    """Keys before, in and behind a block; values and gradients, and the matrix made by other ops."""
+    args = draw((2, 3, 61, 8), (2, 3, 300, 8), (2, 3, 300, 5))
+    for x in args:
+        x.requires_grad = True
+    pynn.manual_seed(4)
+    y = sdpa(*args, dropout_p=0.3, **options)
+    (y * y).sum().backward()
+    found = [y.detach(), *(x.grad for x in args)]
+    for x in args:
+        x.grad = None
+    pynn.manual_seed(4)
+    weights = attention_weights(*args[:2], **options)
+    dropped = F.dropout(weights, 0.3)
+    assert 0.2 < (dropped.detach().numpy() == 0)[weights.detach().numpy() > 0].mean() < 0.4
+    y = dropped @ args[2]
+    (y * y).sum().backward()
+    for a, b in zip(found, [y.detach(), *(x.grad for x in args)]):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-9, atol=1e-11)
+
+
+def test_everything_is_dropped():
+    q, k, v = draw((2, 5, 4), (2, 7, 4), (2, 7, 3))
+    v.requires_grad = True
+    y = sdpa(q, k, v, dropout_p=1.0)
+    y.sum().backward()
+    assert not y.detach().numpy().any()
+    assert not v.grad.numpy().any()
+
+
+def test_a_mask_of_another_dtype():
+    q, k, v = draw((2, 5, 4), (2, 7, 4), (2, 7, 3), dtype=np.float32)
+    with pytest.raises(TypeError, match=r"argument 'attn_mask': expected bool or float32, got float64"):
+        sdpa(q, k, v, pynn.tensor(np.zeros((5, 7))))

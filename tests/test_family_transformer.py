@@ -359,10 +359,32 @@ def test_bad_calls(call, text):
         call()
 
 
-def test_masks_of_integers_are_refused():
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize(("name", "size"), [("attn_mask", (3, 3)), ("key_padding_mask", (2, 3))])
+@pytest.mark.parametrize("dtype", [np.int64, np.float64])
+def test_masks_of_other_dtypes_are_refused(dtype, name, size, need_weights):
     layer, x = attention(dtype=None), pynn.zeros(2, 3, 8)
-    with pytest.raises(TypeError, match="argument 'attn_mask': expected bool or float"):
-        layer(x, x, x, attn_mask=Tensor(np.ones((3, 3), np.int64)))
+    with pytest.raises(TypeError, match=f"MultiheadAttention: argument '{name}': expected bool or float32, got"):
+        layer(x, x, x, need_weights=need_weights, **{name: Tensor(np.ones(size, dtype))})
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_batches_of_query_and_key_differ(batch_first):
+    layer = nn.MultiheadAttention(8, 2, batch_first=batch_first)
+    q, k = (pynn.zeros(4, 3, 8), pynn.zeros(1, 3, 8)) if batch_first else (pynn.zeros(3, 4, 8), pynn.zeros(3, 1, 8))
+    with pytest.raises(ValueError, match=r"argument 'key': expected a batch of 4 as in query, got shape"):
+        layer(q, k, k, need_weights=False)
+
+
+def test_dropped_weights_take_no_matrix():
+    from pynn import _core
+
+    layer, x = nn.MultiheadAttention(16, 2, dropout=0.1, batch_first=True), pynn.zeros(1, 3000, 16)
+    layer(x, x, x, need_weights=False)
+    _core.reset_peak()
+    before = _core.alloc_stats()["live"]
+    layer(x, x, x, need_weights=False)[0].sum().backward()
+    assert _core.alloc_stats()["peak_live"] - before < 3000 * 3000 * 4 / 4
 
 
 @pytest.mark.parametrize("shape", [(0, 3, 6), (2, 0, 6)])

@@ -239,6 +239,29 @@ def test_drawn_text():
     assert (model.generate(draw(1, 4), 8, top_k=1) == model.generate(draw(1, 4), 8, temperature=0)).all()
 
 
+def test_steps_with_a_cache_are_not_replayed():
+    model, text = gpt(), draw(1, 5)
+    model.eval()
+    with pynn.no_grad():
+        want = model(Tensor(text)).numpy()
+        cache = model.make_cache()
+        step = pynn.compile(lambda x: model(x, cache), strict=False)
+        with pytest.warns(RuntimeWarning, match="KeyValueCache"):
+            found = [step(Tensor(text[:, t : t + 1])).numpy() for t in range(5)]
+        np.testing.assert_allclose(np.concatenate(found, 1), want, rtol=1e-5, atol=1e-5)
+        with pytest.raises(pynn.NotRecordable, match="a KeyValueCache"):
+            pynn.compile(lambda x: model(x, model.make_cache()))(Tensor(text))
+
+
+def test_equal_scores_are_no_more_than_top_k():
+    model = gpt()
+    with pynn.no_grad():
+        for p in model.parameters():
+            p.copy_(pynn.zeros(*p.shape))
+    drawn = model.generate(np.repeat(draw(1, 2), 200, 0), 1, top_k=3)[:, -1]
+    assert set(drawn.tolist()) == {0, 1, 2}
+
+
 @pytest.mark.parametrize(("temperature", "top_k"), [(1.0, None), (0.5, None), (1.0, 4)])
 def test_draws_have_the_scores_distribution(temperature, top_k):
     model, text = gpt().eval(), draw(1, 5)
@@ -304,6 +327,7 @@ def test_a_gpt_in_a_session():
         (lambda: gpt()(Tensor(draw(5))), "GPT: argument 'tokens': expected 2 dimensions"),
         (lambda: gpt().generate(draw(1, 0), 3), "generate: argument 'tokens'"),
         (lambda: gpt().generate(draw(1, 2), 3, -1), "generate: argument 'temperature'"),
+        (lambda: gpt().generate(draw(1, 2), 3, float("nan")), "generate: argument 'temperature'"),
         (lambda: gpt().generate(draw(1, 2), -3), "generate: argument 'n'"),
         (lambda: gpt().generate(draw(1, 2), 3, top_k=0), "generate: argument 'top_k'"),
     ],

@@ -171,6 +171,15 @@ def test_workers_take_part():
     assert stats["backend"] == "pthreads"
 
 
+def test_every_chunk_runs_once_whatever_the_number_of_threads():
+    _core.set_num_threads(1)
+    want = work()
+    _core.set_chunk_div(64)
+    for n in (2, 3, 8, 11):  # more than there are counters, too
+        _core.set_num_threads(n)
+        assert with_team(work) == want
+
+
 def test_bad_numbers_of_threads():
     for bad in (0, -1):
         with pytest.raises(ValueError, match=r"^set_num_threads: argument 'n': expected at least 1, got"):

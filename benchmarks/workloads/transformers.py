@@ -1,8 +1,11 @@
-"""T8: a ViT-Tiny on images of 224×224. T9: a causal GPT of width 256, 6 blocks, 8 heads, on texts of 256 tokens."""
+"""T8: a ViT-Tiny on images of 224×224. T9: a causal GPT of width 256, 6 blocks, 8 heads, on texts of 256 tokens.
+I_vit_1, I_vit_64: inference of T8's ViT, arrays in and out.
+"""
 
 import numpy as np
 
-from . import workload
+from . import VARIANTS, workload
+from .serving import served
 from .steps import steps
 
 CLASSES, VOCABULARY, WIDTH, DEPTH, HEADS, LENGTH, BATCH = 1000, 5000, 256, 6, 8, 256, 8
@@ -25,18 +28,29 @@ def train(v, model, call, x, y, batch):
     return steps(v, call, (optim.AdamW(model.parameters(), lr=1e-4, **fused),), x, y, batch)
 
 
-@workload("pynn torch", "T8")
-def vit(name, v):
+def tiny(v):
     L, nn, _ = v.modules()
     if v.library == "pynn":
         from pynn.models import vit_tiny
 
-        model = vit_tiny(CLASSES)
-    else:
-        model = torch_vit(L, nn, 192, 12, 3)
-    rng = np.random.default_rng(1)
-    x = rng.standard_normal((8 * BATCH, 3, 224, 224), np.float32)
-    return train(v, load(L, model), model, x, rng.integers(0, CLASSES, len(x)), BATCH)
+        return load(L, vit_tiny(CLASSES))
+    return load(L, torch_vit(L, nn, 192, 12, 3))
+
+
+def images(n):
+    return np.random.default_rng(1).standard_normal((n, 3, 224, 224), np.float32)
+
+
+@workload("pynn torch", "T8")
+def vit(name, v):
+    model, x = tiny(v), images(8 * BATCH)
+    return train(v, model, model, x, np.random.default_rng(2).integers(0, CLASSES, len(x)), BATCH)
+
+
+@workload("pynn torch onnxruntime", "I_vit_1", "I_vit_64")
+def vit_served(name, v):
+    model = tiny(VARIANTS["torch"] if v.library == "onnxruntime" else v)
+    return served(v, model, images(int(name.split("_")[2])))
 
 
 @workload("pynn torch", "T9")

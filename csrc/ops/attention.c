@@ -3,14 +3,16 @@
  *   s_ij = scale q_i·k_j + mask_ij           for the keys first(i) <= j < last(i) that query i sees
  *   y_i  = Σ_j e^(s_ij - m_i) v_j / l_i,  m_i = max_j s_ij,  l_i = Σ_j e^(s_ij - m_i);  0 where it sees none
  *   lse_i = m_i + ln l_i
+ *   with dropout the p_ij of y are those that it keeps, by k_ij = 1/(1 - dropout), the others 0
  *
- *   p_ij = e^(s_ij - lse_i)                  dv_j = Σ_i p_ij dy_i
- *   ds_ij = p_ij (dy_i·v_j - δ_i)            dq_i = scale Σ_j ds_ij k_j
+ *   p_ij = e^(s_ij - lse_i)                  dv_j = Σ_i p_ij k_ij dy_i
+ *   ds_ij = p_ij (k_ij dy_i·v_j - δ_i)       dq_i = scale Σ_j ds_ij k_j
  *   δ_i = dy_i·y_i                           dk_j = scale Σ_i ds_ij q_i
  *
  * q[B, G, R, N, D]: R heads of queries share a head of keys k[B, G, M, D] and values v[B, G, M, E]. Any
  * strides. Query i stands at place i + offset, key j at j. A causal query sees no later place; with a
- * window it sees places less than `window` away.
+ * window it sees places less than `window` away. Dropout's mask is that of p[B, G, R, N, M], by position: both
+ * passes draw what they need of it, a block at a time.
  *
  * Forward (Milakov and Gimelshein, arXiv 1805.02867; Dao et al., arXiv 2205.14135): a block of rows goes over
  * blocks of keys with a running maximum m, sum l and result o; where the maximum rises by d, l and o shrink
@@ -21,6 +23,7 @@
  */
 #include "pn_gemm_row.h"
 #include "pn_math.h"
+#include "pn_philox.h"
 
 #if PN_FLOAT
 
@@ -34,6 +37,9 @@ typedef struct attention {
     T scale;
     int causal;
     int64_t window, offset, per; /* per: blocks of rows in a chunk */
+    int drops;
+    keeping keep; /* where it drops */
+    T kept;       /* what is kept is multiplied by it */
     T *shared, *own;             /* scratch of all, and of each worker */
     int64_t shared_size, own_size;
 } attention;
@@ -132,6 +138,23 @@ static void finish_scores(const attention *a, T *s, const T *mask, int64_t i, in
     for (int64_t j = hi; j < padded; j++) s[j] = (T)-INFINITY;
 }
 
+/* For the n keys from j on of query i: what dropout multiplies their weights by, up to the next vector. */
+static void draw(const attention *a, const int64_t *h, int64_t i, int64_t j, int64_t n, T *keep) {
+    uint32_t u[KEYS_AT_ONCE + 2 * GROUP];
+    int64_t at = (((h[0] * a->G + h[1]) * a->R + h[2]) * a->N + i) * a->M + j, off = at % GROUP;
+    n = round_up(n, PN_VL);
+    philox_words(u, at - off, off + n, a->keep.key);
+    for (int64_t k = 0; k < n; k++)
+        keep[k] = u[off + k] <= a->keep.top && !a->keep.none ? a->kept : 0;
+}
+
+/* Drops weights of n keys from j on of query i. */
+static void drop_row(const attention *a, const int64_t *h, int64_t i, int64_t j, int64_t n, T *s) {
+    T keep[KEYS_AT_ONCE];
+    draw(a, h, i, j, n, keep);
+    for (int64_t k = 0; k < round_up(n, PN_VL); k++) s[k] *= keep[k];
+}
+
 /* ---- forward ---------------------------------------------------------------------------------- */
 
 typedef struct state {
@@ -221,6 +244,7 @@ static void forward_row(const attention *a, const int64_t *h, T *own) {
         rows_by_columns(1, s, 0, q, 0, rows, apart, n, a->D);
         finish_scores(a, s, mask, 0, j, n);
         soften(s, round_up(n, PN_VL), st.top, st.sum, o, a->Ep);
+        if (a->drops) drop_row(a, h, 0, j, n, s);
         rows = rows_of(&a->v, h, j, n, spare, &apart);
         row_by_rows(pv, s, 1, rows, apart, a->E, n);
         for (int64_t d = 0; d < a->Ep; d += PN_VL)
@@ -244,6 +268,7 @@ static void forward_rows(const attention *a, const int64_t *h, int64_t i0, int64
             finish_scores(a, row, a->mask.data ? AT(&a->mask, h[0], h[1], h[2], i0 + i) : NULL,
                           i0 + i, j, keys);
             soften(row, round_up(keys, PN_VL), &st.top[i], &st.sum[i], o + i * a->Ep, a->Ep);
+            if (a->drops) drop_row(a, h, i0 + i, j, keys, row);
         }
         add_values(a, s, (panels){vt + j * a->Ep, packed, 0}, i0, n, j, keys,
                    odd[j / KEYS_AT_ONCE] != 0, o);
@@ -289,13 +314,18 @@ static void pack_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 }
 
 /* What depends on sizes alone, and on the parameters, which all kernels here have in the same order. */
-static void set_sizes(attention *a, const pn_value *par) {
+static void set_sizes(attention *a, const pn_array *key, const pn_value *par) {
     a->B = a->q.shape[0], a->G = a->q.shape[1], a->R = a->q.shape[2];
     a->N = a->q.shape[3], a->D = a->q.shape[4], a->M = a->k.shape[2], a->E = a->v.shape[3];
     a->Mp = round_up(a->M, PN_VL), a->Dp = round_up(a->D, PN_VL), a->Ep = round_up(a->E, PN_VL);
     a->scale = (T)par[PNP_attention_fwd_scale].f;
     a->causal = par[PNP_attention_fwd_causal].i != 0;
     a->window = par[PNP_attention_fwd_window].i, a->offset = par[PNP_attention_fwd_offset].i;
+    double p = par[PNP_attention_fwd_dropout].f;
+    a->drops = key->data && p > 0;
+    if (!a->drops) return;
+    a->keep = keeping_of(key, p);
+    a->kept = p < 1 ? (T)(1 / (1 - p)) : 0;
 }
 
 static void set_forward(attention *a) {
@@ -373,14 +403,15 @@ static void pack_queries(const attention *a, const packed *w, const int64_t *h) 
     memset(w->dq, 0, (size_t)(a->N * a->Dp) * sizeof(T));
 }
 
-/* Row i: scores to p, dy·v to ds, over n lanes. */
-PN_INLINE void back_row(T *p, T *ds, int64_t n, T lse, T less) {
+/* Row i: scores to p, dy·v to ds, over n lanes; keep: what dropout multiplies p by, or NULL. */
+PN_INLINE void back_row(T *p, T *ds, int64_t n, T lse, T less, const T *keep) {
     V top = pn_set1(lse == -INFINITY ? (T)0 : lse), minus = pn_set1(less);
     for (int64_t j = 0; j < n; j += PN_VL) {
-        V e = pn_exp_down(pn_load(p + j) - top);
-        pn_store(p + j, e);
+        V e = pn_exp_down(pn_load(p + j) - top), dp = pn_load(ds + j);
+        if (keep) dp *= pn_load(keep + j);
+        pn_store(p + j, keep ? e * pn_load(keep + j) : e);
         /* a key that is not seen adds nothing, whatever its v */
-        pn_store(ds + j, pn_select(e == (V){0}, (V){0}, e * (pn_load(ds + j) - minus)));
+        pn_store(ds + j, pn_select(e == (V){0}, (V){0}, e * (dp - minus)));
     }
 }
 
@@ -394,13 +425,21 @@ static void back_pair(const attention *a, const packed *w, const int64_t *h, int
     panels kt = {w->kt + j * a->D, a->D, 0}, vt = {w->vt + j * a->E, a->E, 0};
     panels kp = {w->kp + j * a->Dp, packed, 0}, qp = {w->qp + i0 * a->Dp, n, 0},
            dyp = {w->dyp + i0 * a->Ep, n, 0};
+    T keep[KEYS_AT_ONCE];
     tiles(n, keys, a->D, ROWS, q, a->D, kt, w->p, KEYS_AT_ONCE, 0);   /* s = scale q·k */
     tiles(n, keys, a->E, ROWS, dy, a->E, vt, w->ds, KEYS_AT_ONCE, 0); /* dp = dy·v */
     for (int64_t i = 0; i < n; i++) {
         T *p = w->p + i * KEYS_AT_ONCE;
         finish_scores(a, p, a->mask.data ? AT(&a->mask, h[0], h[1], h[2], i0 + i) : NULL, i0 + i, j,
                       keys);
-        back_row(p, w->ds + i * KEYS_AT_ONCE, round_up(keys, PN_VL), lse[i], w->less[i0 + i]);
+        if (a->drops) {
+            draw(a, h, i0 + i, j, keys, keep);
+            back_row(p, w->ds + i * KEYS_AT_ONCE, round_up(keys, PN_VL), lse[i], w->less[i0 + i],
+                     keep);
+        } else {
+            back_row(p, w->ds + i * KEYS_AT_ONCE, round_up(keys, PN_VL), lse[i], w->less[i0 + i],
+                     NULL);
+        }
     }
     /* y = p v; s = scale q·k by its two sides */
     if (a->dv.data)
@@ -450,7 +489,7 @@ static attention apart_forward(const pn_call *c) {
         .q = *ARG(attention_fwd, q), .k = *ARG(attention_fwd, k), .v = *ARG(attention_fwd, v)};
     a.mask = *ARG(attention_fwd, mask), a.y = *ARG(attention_fwd, y),
     a.lse = *ARG(attention_fwd, lse);
-    set_sizes(&a, c->par), set_forward(&a);
+    set_sizes(&a, ARG(attention_fwd, key), c->par), set_forward(&a);
     return a;
 }
 static attention apart_backward(const pn_call *c) {
@@ -460,7 +499,7 @@ static attention apart_backward(const pn_call *c) {
     a.lse = *ARG(attention_bwd, lse);
     a.dy = *ARG(attention_bwd, dy), a.dq = *ARG(attention_bwd, dq);
     a.dk = *ARG(attention_bwd, dk), a.dv = *ARG(attention_bwd, dv);
-    set_sizes(&a, c->par), set_backward(&a);
+    set_sizes(&a, ARG(attention_bwd, key), c->par), set_backward(&a);
     return a;
 }
 
@@ -508,23 +547,25 @@ static pn_array with_group(const pn_array *x) {
     return a;
 }
 
-static attention joined(const pn_array *x, const pn_array *mask, const pn_array *y,
-                        const pn_array *lse, const pn_value *par) {
+static attention joined(const pn_array *x, const pn_array *mask, const pn_array *key,
+                        const pn_array *y, const pn_array *lse, const pn_value *par) {
     attention a = {.q = part(x, 0, 1), .k = part(x, 1, 0), .v = part(x, 2, 0)};
     a.mask = with_group(mask), a.y = part(y, 0, 1), a.lse = with_group(lse);
-    set_sizes(&a, par);
+    set_sizes(&a, key, par);
     return a;
 }
 static attention joined_forward(const pn_call *c) {
     attention a = joined(ARG(self_attention_fwd, x), ARG(self_attention_fwd, mask),
-                         ARG(self_attention_fwd, y), ARG(self_attention_fwd, lse), c->par);
+                         ARG(self_attention_fwd, key), ARG(self_attention_fwd, y),
+                         ARG(self_attention_fwd, lse), c->par);
     set_forward(&a);
     return a;
 }
 static attention joined_backward(const pn_call *c) {
     const pn_array *dx = ARG(self_attention_bwd, dx);
     attention a = joined(ARG(self_attention_bwd, x), ARG(self_attention_bwd, mask),
-                         ARG(self_attention_bwd, y), ARG(self_attention_bwd, lse), c->par);
+                         ARG(self_attention_bwd, key), ARG(self_attention_bwd, y),
+                         ARG(self_attention_bwd, lse), c->par);
     a.dy = part(ARG(self_attention_bwd, dy), 0, 1);
     a.dq = part(dx, 0, 1), a.dk = part(dx, 1, 0), a.dv = part(dx, 2, 0);
     set_backward(&a);

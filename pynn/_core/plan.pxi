@@ -16,6 +16,7 @@ cdef struct Place:
     int64_t nbytes
     int first, last     # the calls that use it
     bint written
+    bint constant       # the plan's alone, and never written
 
 
 @cython.final
@@ -300,6 +301,7 @@ cdef bint place_others(Plan p, Recorder r) except -1:
         if r.buf[k].changed and alone:
             r.why = f"{s.nbytes} bytes are filled by the host and changed by an effect, all inside"
             return False
+        p.place[k].constant = alone and not r.buf[k].written
         hold(p, k, s)
     for k in range(p.n_buf):
         if p.place[k].kind != GONE:
@@ -426,15 +428,21 @@ cdef int find_undo(Plan p) except -1:
 
 
 cdef bint checks_anew(Plan p, int64_t i, set checked) except -1:
-    """Whether call i checks anything but indices that a call before it has checked; these are added to checked."""
+    """Whether call i checks anything but constants, and indices that a call before it has checked; these are added to
+    checked."""
     cdef OpBase op = p.ops[i]
     cdef int64_t j, before = len(checked)
     cdef int k
-    if getattr(op, "valid", None) or getattr(op.fwd, "valid", None) or op.n_fixed < op.n_in:
+    cdef set valid = {*(getattr(op, "valid", None) or ()), *(getattr(op.fwd, "valid", None) or ())}
+    if op.n_fixed < op.n_in or not valid.issubset(op.in_names):
         return True
     for k in range(op.n_in):
         j = p.call[i].first_arg + k
-        if op.spec[k].bound >= 0 and p.arg_buf[j] >= 0:
+        if p.arg_buf[j] < 0 or p.place[p.arg_buf[j]].constant:
+            continue
+        if op.in_names[k] in valid:
+            return True
+        if op.spec[k].bound >= 0:
             if p.place[p.arg_buf[j]].kind not in (ARGUMENT, FIXED) or p.place[p.arg_buf[j]].written:
                 return True
             checked.add((view_key(p, j), p.arg_buf[j], shape_tuple(&p.arg[j]), p.call[i].dims.sym[op.spec[k].bound]))

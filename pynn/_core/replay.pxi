@@ -4,6 +4,7 @@
 cdef enum:
     N_SPARE = 2              # memory of results that the caller has dropped is used again
     N_TIMED = 8              # replays of a plan that are timed
+    POOL_ALONE = 4 << 20     # bytes of a pool that asks for the allocator's free memory to be given back first
 
 # The GIL is released where a whole replay takes longer. Beside a busy Python thread each release may cost that
 # thread's 5 ms, so that an estimate does not do: entries count for far more than a call in the caches takes.
@@ -13,7 +14,7 @@ cdef double REPLAY_GIL_NS = 20e3
 @cython.final
 cdef class Instance:
     """A pool, and the calls patched to point into it. One replay at a time runs in it."""
-    cdef Plan plan
+    cdef Plan plan              # None while it is idle: the plan holds it then, and would never go without a collector
     cdef Storage pool
     cdef pn_array *arg
     cdef pn_call *call
@@ -28,11 +29,25 @@ cdef class Instance:
         free(self.now)
 
 
+cdef Instance take_instance(Plan p):
+    """An instance that waits, or a new one."""
+    cdef Instance n = p.idle.pop() if p.idle else new_instance(p)
+    n.plan = p
+    return n
+
+
+cdef int give_back(Plan p, Instance n) except -1:
+    n.plan = None
+    p.idle.append(n)
+    return 0
+
+
 cdef Instance new_instance(Plan p):
     cdef Instance n = Instance.__new__(Instance)
     cdef int64_t i, j, k
     cdef char *base
-    n.plan = p
+    if p.pool_bytes >= POOL_ALONE:  # it takes the place of what the recording left free
+        pn_empty_cache()
     n.pool = new_storage(p.pool_bytes)
     n.arg = <pn_array *>malloc(max(1, p.n_arg) * sizeof(pn_array))
     n.call = <pn_call *>calloc(max(1, p.n_call), sizeof(pn_call))
@@ -96,7 +111,10 @@ cdef Storage spare_storage(Instance n, int k):
 cdef TensorBase spare_grad(Instance n, int i, TensorBase leaf, TensorBase shape, int64_t nbytes):
     """A Tensor for leaf's gradient: the one bound last where no one else holds it, or a new one."""
     cdef TensorBase t
-    cdef PyObject *o = PyList_GET_ITEM(n.grads, i)
+    cdef PyObject *o
+    if n.grads[i] is None and not n.plan.entry and not n.plan.early[i] and fills(leaf._grad, shape, nbytes):
+        n.grads[i] = leaf._grad  # of a step that was no replay of this instance's
+    o = PyList_GET_ITEM(n.grads, i)
     cdef bint mine = o != <PyObject *>None
     if mine:
         mine = (Py_REFCNT(o) == 1 + (leaf._grad is <object>o) and
@@ -109,6 +127,13 @@ cdef TensorBase spare_grad(Instance n, int i, TensorBase leaf, TensorBase shape,
     t = placed(shape, new_storage(nbytes))
     n.grads[i] = t
     return t
+
+
+cdef bint fills(TensorBase t, TensorBase like, int64_t nbytes):
+    """Whether t has like's place in nbytes of memory of its own."""
+    return (t is not None and t.storage is not None and not t.storage.borrowed and t.storage.nbytes == nbytes and
+            t.a.dtype == like.a.dtype and same_shape(&t.a, &like.a) and same_steps(&t.a, &like.a) and
+            <char *>t.a.data == <char *>t.storage.data + <int64_t>like.a.data)
 
 
 cdef inline TensorBase leaf_at(object who, list inputs):
@@ -143,12 +168,12 @@ cdef bint grads_fit(Plan p, list inputs):
 
 cdef list run_plan(Plan p, list inputs, list ins):
     """Replays p. inputs: the arguments' tensors; ins: the same in the layout that p expects."""
-    cdef Instance n = p.idle.pop() if p.idle else new_instance(p)
+    cdef Instance n = take_instance(p)
     cdef list outs
     try:
         outs = run_instance(n, inputs, ins, NULL)
     finally:
-        p.idle.append(n)
+        give_back(p, n)
     return outs
 
 
@@ -363,7 +388,7 @@ def grad_leaves(Plan p not None, list inputs):
 
 def timed_replay(Plan p not None, list tensors, list ins):
     """Replays p once: (results, nanoseconds of each call)."""
-    cdef Instance n = p.idle.pop() if p.idle else new_instance(p)
+    cdef Instance n = take_instance(p)
     cdef int64_t *times = <int64_t *>calloc(p.n_call + 1, sizeof(int64_t))
     cdef int64_t i
     if times == NULL:
@@ -374,4 +399,4 @@ def timed_replay(Plan p not None, list tensors, list ins):
         return outs, [times[i + 1] - times[i] for i in range(p.n_call)]
     finally:
         free(times)
-        p.idle.append(n)
+        give_back(p, n)

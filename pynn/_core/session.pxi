@@ -46,7 +46,7 @@ cdef object served(Plan p, tuple xs, tuple outs):
     cdef int i
     for i in range(len(p.results)):
         made.append(outs[i] if outs else new_array(&(<TensorBase>p.results[i][1]).a))
-    n = p.idle.pop() if p.idle else new_instance(p)
+    n = take_instance(p)
     try:
         for k in p.vary:
             i = p.place[k].index
@@ -59,7 +59,7 @@ cdef object served(Plan p, tuple xs, tuple outs):
         if failed < p.n_call:
             call_failed(n, failed)
     finally:
-        p.idle.append(n)
+        give_back(p, n)
     return made[0] if len(made) == 1 else tuple(made)
 
 

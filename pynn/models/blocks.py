@@ -43,8 +43,8 @@ class SelfAttention(nn.Module):
         n, t, dim = x.shape
         heads, groups, dropped = self.num_heads, self.num_kv_heads, self.dropout if self.training else 0.0
         qkv = self.qkv(x)
-        if groups == heads and cache is None and self.rotary is None and not dropped:
-            y = self_attention(qkv.reshape(n, t, 3, heads, self.head_dim), None, self.causal, self.window)
+        if groups == heads and cache is None and self.rotary is None:
+            y = self_attention(qkv.reshape(n, t, 3, heads, self.head_dim), None, self.causal, self.window, dropped)
             return self.proj(y.reshape(n, t, dim))
         qkv = qkv.reshape(n, t, heads + 2 * groups, self.head_dim).transpose(1, 2)
         q, k, v = qkv[:, :heads], qkv[:, heads : heads + groups], qkv[:, heads + groups :]

@@ -122,13 +122,13 @@ class GPT(nn.Module):
 
         Args:
             temperature: divides the scores; 0 takes the best token.
-            top_k: draw among so many of the best; all if None.
+            top_k: draw among so many of the best, of equal ones those of lower number; all if None.
             generator: pynn.Generator; the default one if None.
 
         Raises:
             ValueError: no token to begin with, a temperature below 0, n below 0, top_k below 1.
         """
-        if temperature < 0:
+        if not temperature >= 0:
             raise ValueError(f"generate: argument 'temperature': expected a number >= 0, got {temperature}")
         as_count("generate", "n", n, 0)
         if top_k is not None:
@@ -167,7 +167,7 @@ def _drawn(scores: np.ndarray, temperature: float, top_k: int | None, numbers) -
         return scores.argmax(1)
     scores = scores.astype(np.float64) / temperature
     if top_k is not None and top_k < scores.shape[1]:
-        least = np.partition(scores, -top_k, 1)[:, -top_k, None]
-        scores = np.where(scores >= least, scores, -np.inf)
+        others = np.argsort(-scores, 1, kind="stable")[:, top_k:]
+        np.put_along_axis(scores, others, -np.inf, 1)
     # the best of scores with Gumbel noise is a draw from their softmax
     return (scores + numbers.gumbel(size=scores.shape)).argmax(1)

@@ -48,7 +48,7 @@ class MultiheadAttention(Module):
     (1, 1, ·): names, order and initial values as torch.nn.MultiheadAttention.
 
     Raises:
-        ValueError: sizes and shapes that do not fit. TypeError: another dtype than the weights', a mask of integers.
+        ValueError: sizes and shapes that do not fit. TypeError: another dtype than the weights', masks of another.
 
     Source: S1 §7.4; Vaswani et al., arXiv 1706.03762; shared heads: Ainslie et al., arXiv 2305.13245.
     """
@@ -129,6 +129,11 @@ class MultiheadAttention(Module):
             raise ValueError(
                 f"{name}: argument 'value': expected the length and batch of key {key.shape[:-1]}, got {value.shape}"
             )
+        batch = 0 if self.batch_first else 1
+        if query.ndim == 3 and key.shape[batch] != query.shape[batch]:
+            raise ValueError(
+                f"{name}: argument 'key': expected a batch of {query.shape[batch]} as in query, got shape {key.shape}"
+            )
         return query.ndim == 3
 
     def _mask(self, attn_mask, key_padding_mask, n: int, rows: int, keys: int, dtype, extra: int):
@@ -179,10 +184,10 @@ class MultiheadAttention(Module):
         mask = self._mask(attn_mask, key_padding_mask, n, rows, keys, query.dtype, extra)
         dropped = self.dropout if self.training else 0.0
         weights = None
-        whole = not (self._apart or need_weights or dropped or extra or (mask is not None and mask.requires_grad))
+        whole = not (self._apart or need_weights or extra or (mask is not None and mask.requires_grad))
         if whole and same and self.num_kv_heads == self.num_heads:
             x = F.linear(query, self.in_proj_weight, self.in_proj_bias)
-            y = self_attention(x.reshape(n, rows, 3, self.num_heads, self.head_dim), mask, is_causal)
+            y = self_attention(x.reshape(n, rows, 3, self.num_heads, self.head_dim), mask, is_causal, 0, dropped)
         else:
             counts = self.num_heads, self.num_kv_heads, self.num_kv_heads
             q, k, v = (
@@ -231,9 +236,9 @@ def heads_of(what: str, width: int, num_heads: int, num_kv_heads: int | None) ->
     return width // num_heads, groups
 
 
-def _hidden(mask, dtype, what: str):
+def _hidden(mask, dtype, name: str):
     """A mask of bools, true where a key is hidden, or of numbers, as what is added to the scores."""
-    return additive(mask if mask.dtype.kind == "f" else ~mask if mask.dtype == bool else mask, dtype, what)
+    return additive(~mask if mask.dtype == bool else mask, dtype, f"MultiheadAttention: argument '{name}'")
 
 
 def _repeated(x, times: int):
@@ -253,10 +258,12 @@ class KeyValueCache:
         dtype: float32 or float64.
 
     cache[i].append(k, v), under pynn.no_grad(), puts keys and values (batch, heads, T, head_dim) behind those that
-    layer i has, and returns all that it has, views of the cache. `length` is how many tokens the last layer has.
+    layer i has, and returns all that it has, views of the cache. `length` is how many tokens the last layer has. Its
+    steps are no plans: where each writes is another place.
 
     Raises:
         ValueError: more tokens than there is room for, shapes that do not fit. RuntimeError: keys with history.
+        NotRecordable: within pynn.compile, unless it is not strict.
     """
 
     def __init__(self, layers: int, batch: int, heads: int, capacity: int, head_dim: int, dtype=None):
@@ -290,6 +297,7 @@ class _LayerCache:
         self.length = 0
 
     def append(self, k, v):
+        _core.not_recordable("a KeyValueCache, whose length is another in each call")
         end = self.length + k.shape[2]
         if end > self.k.shape[2]:
             raise ValueError(f"KeyValueCache: expected at most {self.k.shape[2]} tokens, got {end}")

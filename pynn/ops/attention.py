@@ -58,22 +58,26 @@ def _weights(s):
     return where(blind, 0.0, softmax(where(blind, 0.0, s), -1))
 
 
-def _formula(q, k, v, mask, scale, causal, window, offset):
+def _formula(q, k, v, mask, key, scale, causal, window, offset, dropout):
     s = _scores(q, k, mask, scale, causal, window, offset)
     top = _top(s)
     top = where(top == -math.inf, 0.0, top)
     e = OPS.exp(s - top)
     total = OPS.sum_to(e, shape=top.shape)
-    y = OPS.matmul(e / where(total == 0, 1.0, total), _shared(v))
+    p = e / where(total == 0, 1.0, total)
+    y = OPS.matmul(OPS.dropout(p, key, p=dropout) if dropout else p, _shared(v))
     return y, OPS.reshape((OPS.log(total) + top).detach(), shape=s.shape[:-1])
 
 
-def _reference(q, k, v, mask=None, scale=1.0, causal=False, window=0, offset=0):
+def _reference(q, k, v, mask=None, key=None, scale=1.0, causal=False, window=0, offset=0, dropout=0.0):
     """A query at a time."""
     from scipy.special import logsumexp, softmax
 
+    from .dropout import mask_reference
+
     B, G, R, N, _ = q.shape
     M = k.shape[2]
+    kept = mask_reference(key, (B, G, R, N, M), dropout) / (1 - dropout) if dropout else np.ones((B, G, R, N, M))
     y, lse = np.zeros((B, G, R, N, v.shape[3])), np.full((B, G, R, N), -np.inf)
     for b, g, r, i in np.ndindex(B, G, R, N):
         at = i + offset
@@ -83,8 +87,12 @@ def _reference(q, k, v, mask=None, scale=1.0, causal=False, window=0, offset=0):
         if mask is not None:
             s = s + mask[b, g, r, i, lo : max(lo, hi)]
         if not np.all(s == -np.inf):
-            y[b, g, r, i], lse[b, g, r, i] = softmax(s) @ v[b, g, lo:hi], logsumexp(s)
+            p = softmax(s) * kept[b, g, r, i, lo:hi]
+            y[b, g, r, i], lse[b, g, r, i] = p @ v[b, g, lo:hi], logsumexp(s)
     return y, lse
+
+
+KEY = np.array([7, 3])
 
 
 def _samples(rng):
@@ -95,36 +103,43 @@ def _samples(rng):
     )  # fmt: skip
     for B, G, R, N, M, D, E in sizes:
         q, k, v = (rng.standard_normal(s) for s in ((B, G, R, N, D), (B, G, M, D), (B, G, M, E)))
-        yield (q, k, v, None), {"scale": D**-0.5}
-        yield (q, k, v, None), {"scale": 0.4, "causal": True}
+        yield (q, k, v, None, None), {"scale": D**-0.5}
+        yield (q, k, v, None, None), {"scale": 0.4, "causal": True}
     q, k, v = (rng.standard_normal(s) for s in ((1, 2, 2, 9, 4), (1, 2, 12, 4), (1, 2, 12, 3)))
     mask = rng.standard_normal((1, 2, 2, 9, 12))
     mask[..., 3, :] = mask[..., 5] = -np.inf
-    yield (q, k, v, mask), {"scale": 0.5}
-    yield (q, k, v, mask), {"scale": 0.5, "causal": True, "offset": 3}
-    yield (q, k, v, None), {"scale": 0.5, "window": 3}
-    yield (q, k, v, None), {"scale": 0.5, "window": 2, "causal": True, "offset": -2}
-    yield (q * 5, k * 5, v, None), {"scale": 1.0}
-    yield (q[..., 4:5, :], k, v, None), {"scale": 0.5}
-    yield (q[..., 4:5, :], k, v, mask[..., 4:5, :]), {"scale": 0.5, "window": 5, "offset": 6}
+    yield (q, k, v, mask, None), {"scale": 0.5}
+    yield (q, k, v, mask, None), {"scale": 0.5, "causal": True, "offset": 3}
+    yield (q, k, v, None, None), {"scale": 0.5, "window": 3}
+    yield (q, k, v, None, None), {"scale": 0.5, "window": 2, "causal": True, "offset": -2}
+    yield (q * 5, k * 5, v, None, None), {"scale": 1.0}
+    yield (q[..., 4:5, :], k, v, None, None), {"scale": 0.5}
+    yield (q[..., 4:5, :], k, v, None, KEY), {"scale": 0.5, "window": 9, "dropout": 0.4}
+    yield (q, k, v, mask, KEY), {"scale": 0.5, "window": 4, "causal": True, "offset": 2, "dropout": 0.3}
+    yield (q[..., 4:5, :], k, v, mask[..., 4:5, :], None), {"scale": 0.5, "window": 5, "offset": 6}
+    q, k, v = (rng.standard_normal(s) for s in ((2, 1, 1, 70, 6), (2, 1, 150, 6), (2, 1, 150, 5)))
+    yield (q, k, v, None, KEY), {"scale": 0.4, "dropout": 0.5}
 
+
+_PARAMS = {"scale": 1.0, "causal": False, "window": 0, "offset": 0, "dropout": 0.0}
 
 _attention = Op(
-    "attention", "q[B,G,R,N,D] k[B,G,M,D] v[B,G,M,E] mask[B,G,R,N,M]?:C", "y[B,G,R,N,E] lse[B,G,R,N]:C",
-    kernel="attention_fwd", bwd="attention_bwd", saves="q k v mask y lse", promote=False, formula=_formula,
-    params={"scale": 1.0, "causal": False, "window": 0, "offset": 0},
+    "attention", "q[B,G,R,N,D] k[B,G,M,D] v[B,G,M,E] mask[B,G,R,N,M]?:C key[2]?:i", "y[B,G,R,N,E] lse[B,G,R,N]:C",
+    kernel="attention_fwd", bwd="attention_bwd", saves="q k v mask key y lse", promote=False, formula=_formula,
+    params=_PARAMS,
     flops="2*B*G*R*N*M*D+2*B*G*R*N*M*E", samples=_samples, reference=_reference,
     domain={"q": (-3.0, 3.0), "k": (-3.0, 3.0)},
     errors=[
-        ((np.ones((1, 1, 1, 2, 3)), np.ones((1, 1, 4, 2)), np.ones((1, 1, 4, 2)), None), {}, ValueError,
+        ((np.ones((1, 1, 1, 2, 3)), np.ones((1, 1, 4, 2)), np.ones((1, 1, 4, 2)), None, None), {}, ValueError,
          r"^attention: argument 'k': expected shape \[B,G,M,D\] with B=1, G=1, D=3, got \(1, 1, 4, 2\)$"),
-        ((np.ones((1, 1, 1, 2, 3)), np.ones((1, 1, 4, 3)), np.ones((1, 1, 5, 2)), None), {}, ValueError,
+        ((np.ones((1, 1, 1, 2, 3)), np.ones((1, 1, 4, 3)), np.ones((1, 1, 5, 2)), None, None), {}, ValueError,
          r"^attention: argument 'v': expected shape \[B,G,M,E\] with B=1, G=1, M=4, got \(1, 1, 5, 2\)$"),
     ],
     doc="y_i = Σ_j p_ij v_j, p_ij = e^(s_ij)/Σ_j e^(s_ij), s_ij = scale·q_i·k_j + mask_ij over the keys that query i "
         "sees (causal: none later; window: fewer than so many places away), y_i = 0 where it sees none; R heads of "
-        "queries share a head of keys; lse_i = ln Σ_j e^(s_ij). ds_ij = p_ij (dy_i·v_j − dy_i·y_i). "
-        "Source: S1 §7.3; arXiv 1706.03762, 2205.14135.",
+        "queries share a head of keys; lse_i = ln Σ_j e^(s_ij). ds_ij = p_ij (dy_i·v_j − dy_i·y_i). With dropout, "
+        "p in y and dy·v in ds are what dropout under key leaves of them, p[B,G,R,N,M] by position. Source: S1 §7.3; "
+        "arXiv 1706.03762, 2205.14135.",
 )  # fmt: skip
 
 
@@ -134,35 +149,37 @@ def _parts(x):
     return OPS.reshape(q, shape=(*q.shape[:2], 1, *q.shape[2:])), k, v
 
 
-def _self_formula(x, mask, **params):
+def _self_formula(x, mask, key, **params):
     mask = None if mask is None else OPS.reshape(mask, shape=(*mask.shape[:2], 1, *mask.shape[2:]))
-    y, lse = _formula(*_parts(x), mask, **params)
+    y, lse = _formula(*_parts(x), mask, key, **params)
     y, lse = (OPS.reshape(t, shape=(*t.shape[:2], *t.shape[3:])) for t in (y, lse))
     return OPS.permute(y, axes=(0, 2, 1, 3)), lse
 
 
-def _self_reference(x, mask=None, **params):
+def _self_reference(x, mask=None, key=None, **params):
     q, k, v = x.transpose(2, 0, 3, 1, 4)
-    y, lse = _reference(q[:, :, None], k, v, None if mask is None else mask[:, :, None], **params)
+    y, lse = _reference(q[:, :, None], k, v, None if mask is None else mask[:, :, None], key, **params)
     return y[:, :, 0].transpose(0, 2, 1, 3), lse[:, :, 0]
 
 
 def _self_samples(rng):
     for B, N, H, D in ((1, 1, 1, 1), (2, 5, 3, 4), (0, 3, 1, 2), (1, 0, 2, 3), (1, 150, 2, 17), (2, 33, 1, 40)):
         x = rng.standard_normal((B, N, 3, H, D))
-        yield (x, None), {"scale": D**-0.5}
-        yield (x, None), {"scale": 0.4, "causal": True, "window": 7 if N > 40 else 0}
+        yield (x, None, None), {"scale": D**-0.5}
+        yield (x, None, None), {"scale": 0.4, "causal": True, "window": 7 if N > 40 else 0}
     mask = rng.standard_normal((2, 2, 6, 6))
     mask[..., 3] = -np.inf
-    yield (rng.standard_normal((2, 6, 3, 2, 4)), mask), {"scale": 0.5}
+    yield (rng.standard_normal((2, 6, 3, 2, 4)), mask, None), {"scale": 0.5}
+    x = rng.standard_normal((2, 40, 3, 2, 4))
+    yield (x, None, KEY), {"scale": 0.5, "window": 9, "causal": True, "dropout": 0.4}
 
 
 _self_attention = Op(
-    "self_attention", "x[B,N,3,H,D] mask[B,H,N,N]?:C", "y[B,N,H,D] lse[B,H,N]:C",
-    kernel="self_attention_fwd", bwd="self_attention_bwd", saves="x mask y lse", promote=False, formula=_self_formula,
-    params={"scale": 1.0, "causal": False, "window": 0, "offset": 0}, flops="4*B*H*N*N*D", samples=_self_samples,
+    "self_attention", "x[B,N,3,H,D] mask[B,H,N,N]?:C key[2]?:i", "y[B,N,H,D] lse[B,H,N]:C",
+    kernel="self_attention_fwd", bwd="self_attention_bwd", saves="x mask key y lse", promote=False,
+    formula=_self_formula, params=_PARAMS, flops="4*B*H*N*N*D", samples=_self_samples,
     reference=_self_reference, domain={"x": (-2.0, 2.0)},
-    errors=[((np.ones((1, 2, 2, 1, 3)), None), {}, ValueError,
+    errors=[((np.ones((1, 2, 2, 1, 3)), None, None), {}, ValueError,
              r"^self_attention: argument 'x': expected shape \[B,N,3,H,D\], got \(1, 2, 2, 1, 3\)$")],
     doc="attention whose queries, keys and values x[:, :, 0], x[:, :, 1], x[:, :, 2] lie side by side, as one linear "
         "layer gives them, by heads in place. Source: as attention.",
@@ -172,12 +189,12 @@ _self_attention = Op(
 # ---- functions -----------------------------------------------------------------------------------
 
 
-def additive(mask, dtype, name="attn_mask"):
-    """A mask of bools, true where a key takes part, as what is added to the scores; None stays."""
-    if mask is None or mask.dtype.kind == "f":
+def additive(mask, dtype, what="scaled_dot_product_attention: argument 'attn_mask'"):
+    """A mask of bools, true where a key takes part, as what is added to the scores; None and numbers of dtype stay."""
+    if mask is None or mask.dtype == dtype:
         return mask
     if mask.dtype != bool:
-        raise TypeError(f"scaled_dot_product_attention: argument '{name}': expected bool or float, got {mask.dtype}")
+        raise TypeError(f"{what}: expected bool or {dtype}, got {mask.dtype}")
     return OPS.cast(where(mask, 0.0, -math.inf), dtype=dtype)
 
 
@@ -249,6 +266,13 @@ def _scale(query, scale):
     return float(query.shape[-1] ** -0.5 if scale is None and query.shape[-1] else scale or 0.0)
 
 
+def _key(dropout_p):
+    """A key for what dropout draws, None where it draws nothing."""
+    from ..random import default_generator  # which needs ops
+
+    return default_generator.take() if dropout_p > 0 else None
+
+
 def scaled_dot_product_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False, *, window=0,
     offset=0,
@@ -258,9 +282,8 @@ def scaled_dot_product_attention(
     Args:
         query: [..., N, D], or [..., H, N, D] with enable_gqa. key: [..., M, D]. value: [..., M, E].
         attn_mask: broadcast to [..., N, M]; bool, true where a key takes part, or added to the scores. It may
-            stand beside is_causal.
-        dropout_p: probability with which a weight is dropped, whatever the mode. It takes memory for the weights,
-            and so does a mask that requires grad.
+            stand beside is_causal. One that requires grad takes memory for the weights.
+        dropout_p: probability with which a weight is dropped, whatever the mode.
         is_causal: query i sees keys j <= i + offset.
         scale: 1/√D if None.
         enable_gqa: key and value may have fewer heads (dimension −3); each serves as many of query's in turn.
@@ -278,21 +301,24 @@ def scaled_dot_product_attention(
     lead, shared = _checked(query, key, value, attn_mask, dropout_p, enable_gqa)
     q, k, v, mask = _forms(query, key, value, attn_mask, lead, shared)
     options = {"scale": _scale(query, scale), "causal": bool(is_causal), "window": int(window), "offset": int(offset)}
-    if dropout_p > 0 or (attn_mask is not None and attn_mask.requires_grad):
+    if attn_mask is not None and attn_mask.requires_grad:
         from .dropout import dropout
 
         y = OPS.matmul(dropout(_weights(_scores(q, k, mask, **options)), dropout_p), _shared(v))
     else:
-        y = _attention(q, k, v, mask, **options)[0]
+        y = _attention(q, k, v, mask, _key(dropout_p), dropout=float(dropout_p), **options)[0]
     return OPS.reshape(y, shape=(*lead, query.shape[-2], value.shape[-1]))
 
 
-def self_attention(x, mask=None, is_causal=False, window=0):
+def self_attention(x, mask=None, is_causal=False, window=0, dropout_p=0.0):
     """Attention of x (B, N, 3, H, D), queries, keys and values side by side, to itself: (B, N, H, D).
 
-    mask is added to the scores and broadcast to (B, H, N, N); is_causal and window as in scaled_dot_product_attention.
+    mask is added to the scores and broadcast to (B, H, N, N); is_causal, window and dropout_p as in
+    scaled_dot_product_attention.
     """
     b, n, _, h, d = x.shape
     if mask is not None:
         mask = OPS.expand(mask, shape=(b, h, n, n))
-    return _self_attention(x, mask, scale=d**-0.5, causal=bool(is_causal), window=int(window))[0]
+    return _self_attention(
+        x, mask, _key(dropout_p), scale=d**-0.5, causal=bool(is_causal), window=int(window), dropout=float(dropout_p)
+    )[0]

@@ -42,7 +42,7 @@ def philox_words(key, n):
     return words.reshape(4, -1, 8).swapaxes(0, 1).reshape(-1)[:n]
 
 
-def _mask_reference(key, shape, p):
+def mask_reference(key, shape, p):
     n = int(np.prod(shape, dtype=np.int64))
     return (philox_words(key, n) < np.floor((1 - p) * 2.0**32 + 0.5)).reshape(shape)
 
@@ -74,7 +74,7 @@ _SIZES = (((3, 5), 0.5), ((), 0.1), ((0, 4), 0.5), ((2, 3, 200), 0.9), ((33,), 0
 
 philox_mask = Op(
     "philox_mask", "key[2]:i", "mask[...]:b", kernel="philox_mask_fwd", params={"shape": tuple, "p": float},
-    flops="20*n", shape=_mask_shape, vjp=lambda n, *g: None, reference=_mask_reference,
+    flops="20*n", shape=_mask_shape, vjp=lambda n, *g: None, reference=mask_reference,
     samples=lambda rng: [((k,), {"shape": s, "p": p}) for k in _KEYS for s, p in _SIZES],
     errors=[((_KEYS[0],), {"shape": (2,), "p": 1.5}, ValueError,
              r"philox_mask: argument 'p': expected 0 <= p <= 1, got 1.5")],
@@ -89,7 +89,7 @@ def _formula(x, key, p):
 
 
 def _reference(x, key, p):
-    return np.where(_mask_reference(key, x.shape, p), x / (1 - p) if p < 1 else 0, 0)
+    return np.where(mask_reference(key, x.shape, p), x / (1 - p) if p < 1 else 0, 0)
 
 
 drop = Op(
