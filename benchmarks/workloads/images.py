@@ -112,7 +112,8 @@ def train_jax(name, v):
 def serve(name, v):
     x = images(*SERVED[name])
     if v.library == "pynn":
-        return lambda predict=network(name, v).session().predict: predict(x)
+        session = network(name, v).session()
+        return lambda: session.predict(x)
     if v.library == "onnxruntime":
         return served_onnx(name, x)
     import torch
