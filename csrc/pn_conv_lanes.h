@@ -70,6 +70,7 @@ PN_INLINE void lanes_end(const int mr, const lanes *j, const V *sum, T *y, int64
     V bias = c->bias ? pn_load_part(c->bias + o, n, 0) : (V){0};
     ALL(i, mr) {
         V v = sum[i] + bias;
+        if (c->residual) v += pn_load_part(c->residual + (y - c->y), n, 0);
         if (c->relu) v = pn_select(v <= (V){0}, (V){0}, v);
         if (whole && j->stream)
             pn_stream(y, v);
@@ -202,17 +203,21 @@ static void lanes_body(pn_call *call, void *arg, int64_t chunk, int worker) {
 
 static int64_t lanes_scratch(const conv *c) { return bytes_of(plan_lanes(c).packed); }
 
-static void run_lanes(pn_call *call, const conv *c, void *scratch) {
-    lanes j = plan_lanes(c);
-    T *w = scratch;
-    if (!c->cols.n) return;
+static void pack_lanes(const lanes *j, T *w) {
+    const conv *c = &j->c;
     for (int64_t t = 0; t < c->rows.taps; t++)
-        for (int64_t s = 0; s < c->cols.taps; s++, w += j.wide) {
+        for (int64_t s = 0; s < c->cols.taps; s++, w += j->wide) {
             const T *from = c->w + (c->rows.w0 + t * c->rows.wt) * c->wa +
                             (c->cols.w0 + s * c->cols.wt) * c->wb;
-            for (int64_t o = 0; o < j.wide; o++) w[o] = o < c->co ? from[o * c->wg] : 0;
+            for (int64_t o = 0; o < j->wide; o++) w[o] = o < c->co ? from[o * c->wg] : 0;
         }
-    j.w = scratch;
+}
+
+static void run_lanes(pn_call *call, const conv *c, void *scratch) {
+    lanes j = plan_lanes(c);
+    if (!c->cols.n) return;
+    if (!c->ready) pack_lanes(&j, scratch);
+    j.w = c->ready ? c->ready : scratch;
     j.square = c->rows.taps == 3 && c->cols.taps == 3 && c->cols.xs == c->cols.xt &&
                c->co % PN_VL == 0 && j.left <= 1 && j.right >= c->cols.n - 1 && j.left <= j.right;
     if (j.square) j.left = 0, j.right = c->cols.n;
