@@ -1,9 +1,10 @@
 """What networks on images need besides convolutions, each figure beside its target.
 
-    python benchmarks/vision.py [norm] [augment] [--threads N] [--rounds N]
+    python benchmarks/vision.py [norm] [augment] [scaling] [--threads N] [--rounds N]
 
 norm     batch norm with ReLU, forward and backward, beside the best rate of its mix of reads and writes
 augment  a batch of 256 images of 32×32×3, beside a training step of T5
+scaling  training steps of T4 and T5 on two threads, beside one
 
 Medians of the rounds' ratios, with quartiles.
 """
@@ -75,15 +76,27 @@ def augment(rounds):
               "step; target ≤ 0.2")  # fmt: skip
 
 
+def scaling(rounds):
+    for name, n in (("T4", 20), ("T5", 1)):
+        step, times = build(name, "pynn"), {1: [], 2: []}
+        for _ in range(rounds + 1):
+            for threads, found in times.items():
+                pynn.set_num_threads(threads)
+                step()
+                found.append(timed(step, n))
+        ratios = [a / b for a, b in zip(times[1][1:], times[2][1:])]
+        print(f"scaling, {name}: two threads {quartiles(ratios)} times as fast as one; target ≥ 1.75")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help="norm, augment (default: both)")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="norm, augment, scaling (default: all)")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     pynn.set_num_threads(options.threads)
-    for part in options.parts or ("norm", "augment"):
-        {"norm": norm, "augment": augment}[part](options.rounds)
+    for part in options.parts or ("norm", "augment", "scaling"):
+        {"norm": norm, "augment": augment, "scaling": scaling}[part](options.rounds)
 
 
 if __name__ == "__main__":

@@ -95,9 +95,13 @@ static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64
     parts tiles = cut(pixels, MR);
     int64_t o = panel * NR, nr = pn_min(NR, c->ko - o), to = group * c->ko + o;
     const T *w = j->packed + panel_at(c->ko, group, o, j->depth);
-    target t = {
-        .dst = dst, .to = to, .nr = nr, .bias = c->bias ? c->bias + to : NULL, .y = c->y,
-        .residual = c->residual, .relu = c->relu};
+    target t = {.dst = dst,
+                .to = to,
+                .nr = nr,
+                .bias = c->bias ? c->bias + to : NULL,
+                .y = c->y,
+                .residual = c->residual,
+                .relu = c->relu};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
         take(next, &t.at, &t.end);

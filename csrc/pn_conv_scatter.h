@@ -21,7 +21,7 @@ typedef struct scatter {
     const T *dy, *w, *bias;
     T *dx;
     int64_t n, p, q, o, h, wide, i, kh, kw; /* of a group: dy: [n, p, q, o], dx: [n, h, wide, i] */
-    int64_t o_all, i_all;                   /* of all groups */
+    int64_t o_all, i_all; /* of all groups */
     int64_t room, left; /* of a plane's row; where column 0 is in it */
     int64_t rows, n_block, w_bytes, dy_bytes, worker_bytes;
     char *scratch; /* [W as (b, a, i), o | for each worker: planes, dy's row transposed] */
@@ -58,8 +58,8 @@ static scatter scatter_of(const geometry *g, const pn_array *dy, const pn_array 
 }
 
 static int suits_scatter(const scatter *s) {
-    return (s->g.groups == 1 || s->o > 1) && 4 * s->i <= PN_VL && s->kh * s->kw > 1 && s->kh <= 16 &&
-           s->n * s->p * s->q * s->o_all * s->kh * s->kw * s->i >= SCATTER_MACS;
+    return (s->g.groups == 1 || s->o > 1) && 4 * s->i <= PN_VL && s->kh * s->kw > 1 &&
+           s->kh <= 16 && s->n * s->p * s->q * s->o_all * s->kh * s->kw * s->i >= SCATTER_MACS;
 }
 
 static int64_t scatter_scratch(const scatter *s) {

@@ -190,8 +190,7 @@ PN_INLINE void tile_out(const winograd *w, const int m, int64_t tile, const T *f
             for (int64_t j = 0; j < cols; j++) {
                 V v = t[i * MOST + j] + b;
                 T *to = y + (i * c->wo + j) * c->co + o;
-                if (c->residual)
-                    v += pn_load_part(c->residual + (to - c->y), c->co - o, 0);
+                if (c->residual) v += pn_load_part(c->residual + (to - c->y), c->co - o, 0);
                 if (c->relu) v = pn_select(v <= (V){0}, (V){0}, v);
                 pn_store_part(to, v, c->co - o);
             }
@@ -309,12 +308,17 @@ static void place_adjoint(const winograd *w, int64_t place, int64_t o, int64_t n
 
 #define U_BYTES (6 << 20) /* of U or D at work, where all tiles are */
 
+/* U beyond L2 comes from memory, which takes as long as the products of so many tiles. */
+#define U_TILES 25
+#define U_NEAR (1 << 20)
+
 static winograd cut_tiles(const conv *c) {
     winograd w = {.c = *c};
     int64_t work[2];
-    for (int k = 0; k < 2; k++) { /* which m needs fewer products */
-        int64_t m = k ? 2 : 4;
-        work[k] = (m + 2) * (m + 2) * pn_ceil_div(c->ho, m) * pn_ceil_div(c->wo, m);
+    for (int k = 0; k < 2; k++) { /* which m needs less time */
+        int64_t m = k ? 2 : 4, places = (m + 2) * (m + 2);
+        int64_t far = places * c->ci * c->co * (int64_t)sizeof(T) > U_NEAR ? U_TILES : 0;
+        work[k] = places * (c->n * pn_ceil_div(c->ho, m) * pn_ceil_div(c->wo, m) + far);
     }
     w.m = work[0] <= work[1] ? 4 : 2;
     w.places = (w.m + 2) * (w.m + 2);

@@ -143,7 +143,8 @@ PN_INLINE VI get_place(const pool *p, int64_t at, int64_t count) {
     PIXELS(p->h.m, p->w.m,                                                                         \
            BOTH_OF(const T *image = p->x + item * p->h.n * p->w.n * C;                             \
                    const window h = window_of(&p->h, row)),                                        \
-           const window w = window_of(&p->w, col); __VA_ARGS__)
+           const window w = window_of(&p->w, col);                                                 \
+           __VA_ARGS__)
 /* ... for each element (kh, kw) of the window: number, and v within PN_ROW */
 #define ELEMENTS(kh) for (int64_t kw = w.k0; kw < w.k1; kw++)
 #define ELEMENT(kh)                                                                                \
@@ -183,7 +184,8 @@ static void average_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 #define HOLDERS(...)                                                                               \
     PIXELS(                                                                                        \
         p->h.n, p->w.n, BOTH_OF(int64_t top, bottom; holders(&p->h, row, &top, &bottom)),          \
-        int64_t begin, end; int first = 1; T *y = p->y + at; holders(&p->w, col, &begin, &end);    \
+        int64_t begin, end;                                                                        \
+        int first = 1; T *y = p->y + at; holders(&p->w, col, &begin, &end);                        \
         for (int64_t above = top; above < bottom; above++) {                                       \
             const window h = window_of(&p->h, above);                                              \
             const int64_t kh = number_in(&h, row);                                                 \
