@@ -185,6 +185,7 @@ def _evaluating(module: Module) -> Module:
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     twin.__dict__["training"] = False
+    twin.__dict__.pop("_plan", None)  # a Sequential's: it names the parts that are not twins
     twin.__dict__["_modules"] = {}
     for name, child in module._modules.items():
         twin.__dict__["_modules"][name] = None if child is None else _evaluating(child)

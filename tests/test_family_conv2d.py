@@ -178,6 +178,8 @@ LARGE = (  # (input, O, kernel, options): where other kernels are chosen than fo
     ((2, 18, 17, 40), 18, (5, 16), {"padding": (2, 9), "stride": 2, "groups": 18}),
     ((17, 70, 5, 4), 65, (3, 3), {"padding": 1}),
     ((2, 130, 40, 3), 20, (1, 1), {}),
+    ((2, 8, 43, 35), 48, (5, 3), {"groups": 4, "stride": (1, 2), "padding": 1}),
+    ((2, 3, 40, 41), 96, (3, 3), {"groups": 3, "dilation": 2}),
 )
 
 

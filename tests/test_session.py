@@ -39,6 +39,12 @@ def test_predictions_are_the_models_in_evaluation_mode():
     assert len(session._plans.plans) == 3 + 1
 
 
+def test_a_model_that_was_called_in_training_is_served_in_evaluation_mode():
+    model = make()
+    model(pynn.tensor(X))
+    np.testing.assert_array_equal(model.session().predict(X), eager(model, X))
+
+
 def test_any_array_is_taken():
     model = make()
     session = model.session()

@@ -22,6 +22,7 @@
 #define LANES 128 /* of a line that is made of rows; of a strip that is joined in double */
 #define BLOCK 64 /* lines */
 #define GROUP 4 /* lines that share a load of what belongs to their channels */
+#define AHEAD_BYTES (2 << 20) /* of an image's array: several are at work */
 #define COLUMNS 512 /* channels of dw and db that a chunk adds up over items */
 
 typedef struct norm {
@@ -35,7 +36,8 @@ typedef struct norm {
     int64_t strip, strips; /* groups whose sums a chunk joins */
     int64_t per, chunks; /* lines a chunk, chunks an item */
     int n_table, relu;
-    int far; /* beyond the caches: what is read is fetched ahead, what is written goes past them */
+    int far,
+        past; /* so large that what is read is fetched ahead; that what is written goes past the caches */
     double eps;
 } norm;
 
@@ -53,24 +55,25 @@ static norm norm_of(const pn_array *x, int64_t items, int64_t groups, int n_tabl
     a.per = pn_max(1, pn_grain(ROW_WORK / pn_max(1, a.width)));
     a.chunks = pn_ceil_div(a.lines, a.per);
     a.n_table = n_table, a.eps = eps;
-    a.far = pn_size(x) * (int64_t)sizeof(T) >= PN_FAR && a.width % PN_VL == 0 &&
-            (items == 1 || a.rows * a.channels % PN_VL == 0);
+    a.far = pn_size(x) * (int64_t)sizeof(T) >= AHEAD_BYTES;
+    a.past = pn_size(x) * (int64_t)sizeof(T) >= PN_FAR && a.width % PN_VL == 0 &&
+             (items == 1 || a.rows * a.channels % PN_VL == 0);
     return a;
 }
 static int64_t scratch_of(const norm *a, int backward) {
     int64_t sums = a->blocks * 2 * a->width, own = backward ? 2 * a->channels : 0;
     return a->items * (sums + a->n_table * a->width + own) * (int64_t)sizeof(T);
 }
-static void check_far(norm *a) { /* what goes past the caches is aligned */
+static void check_past(norm *a) { /* what goes past the caches is aligned */
     uintptr_t places = (uintptr_t)a->y | (uintptr_t)a->dx | (uintptr_t)a->dresidual;
-    a->far = a->far && places % PN_ALIGN == 0;
+    a->past = a->past && places % PN_ALIGN == 0;
 }
 
 static void use_scratch(norm *a, const pn_array *scratch) {
     a->table = scratch->data;
     a->parts = a->table + a->items * a->n_table * a->width;
     a->own = a->parts + a->items * a->blocks * 2 * a->width;
-    check_far(a);
+    check_past(a);
 }
 
 /* Places */
@@ -127,7 +130,7 @@ static strip strip_of(const norm *a, int64_t chunk) {
     } while (0)
 #define WRITE(p, v)                                                                                \
     do {                                                                                           \
-        if (far)                                                                                   \
+        if (far && past)                                                                           \
             PUT(p, v);                                                                             \
         else                                                                                       \
             STORE(p, v);                                                                           \
@@ -233,6 +236,7 @@ static void stats_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 PN_INLINE void apply_lines(const norm *a, const T *x, const T *residual, T *y, const T *t,
                            int64_t n, int count, int relu, int add, int far) {
     const int64_t width = a->width;
+    const int past = a->past;
     PN_ROW(
         n, V high = LOAD(t, 0); V factor = LOAD(t + width, 0); V shift = LOAD(t + 2 * width, 0);
         for (int j = 0; j < count; j++) {
@@ -247,8 +251,10 @@ PN_INLINE void apply_lines(const norm *a, const T *x, const T *residual, T *y, c
         });
 }
 
-static void apply_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+/* From the end: that is what the pass before has left in the caches. */
+static void apply_chunk(pn_call *c, void *arg, int64_t chunk_, int worker) {
     const norm *a = arg;
+    const int64_t chunk = a->items * a->chunks - 1 - chunk_;
     const int64_t item = chunk / a->chunks, lo = chunk % a->chunks * a->per, at = at_item(a, item);
     const int64_t hi = pn_min(a->lines, lo + a->per);
     const T *x = a->x + at, *r = a->residual ? a->residual + at : NULL, *t = table_of(a, item);
@@ -268,7 +274,7 @@ static void apply_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         APPLY(0, 0)
     }
 #undef APPLY
-    if (a->far) pn_stream_end();
+    if (a->past) pn_stream_end();
 }
 
 static void forward(pn_call *c, norm *a, const pn_array *scratch) {
@@ -385,6 +391,7 @@ static void back_stats_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 PN_INLINE void back_lines(const norm *a, int64_t at, const T *t, int64_t n, int count, int relu,
                           int far) {
     const int64_t width = a->width;
+    const int past = a->past;
     const T *dy = a->dy + at, *x = a->x + at, *kept = relu ? a->y_kept + at : NULL;
     T *dx = a->dx ? a->dx + at : NULL, *dres = a->dresidual ? a->dresidual + at : NULL;
     PN_ROW(
@@ -402,8 +409,9 @@ PN_INLINE void back_lines(const norm *a, int64_t at, const T *t, int64_t n, int 
         });
 }
 
-static void back_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+static void back_chunk(pn_call *c, void *arg, int64_t chunk_, int worker) {
     const norm *a = arg;
+    const int64_t chunk = a->items * a->chunks - 1 - chunk_;
     const int64_t item = chunk / a->chunks, lo = chunk % a->chunks * a->per, at = at_item(a, item);
     const int64_t hi = pn_min(a->lines, lo + a->per);
     const T *t = table_of(a, item);
@@ -415,7 +423,7 @@ static void back_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         NEAR_OR_FAR(a,
                     BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 0, far);))
     }
-    if (a->far) pn_stream_end();
+    if (a->past) pn_stream_end();
 }
 
 /* dw and db of some channels: the items' shares in their order */
@@ -520,7 +528,7 @@ PN_FN(batch_norm_eval_fwd) {
         factor[i] = (T)(invstd((double)var[ch], a.eps) * (a.w ? (double)a.w[ch] : 1));
         shift[i] = a.b ? a.b[ch] : 0;
     }
-    check_far(&a);
+    check_past(&a);
     pn_for(c, a.chunks, apply_chunk, &a);
 }
 PN_SCRATCH_FN(batch_norm_eval_fwd) {

@@ -137,14 +137,15 @@ cdef int pack_weights(Plan p, int64_t i, dict packs) except -1:
     cdef OpBase op = p.ops[i]
     cdef int64_t first = p.call[i].first_arg, n = p.call[i].n_arg, j, need
     cdef int dtype = p.arg[first].dtype
-    cdef list weights = []  # (storage, version)
+    cdef list weights = []  # (storage, version, place)
+    cdef tuple read = ("residual",) if op.name == "conv2d_norm" else ("b",)  # at each call
     cdef pn_array[MAX_ARG] arr
     cdef pn_call c
     cdef Storage s, scratch = new_storage(p.arg[first + n - 1].shape[0])
     for j in range(n):
         arr[j] = p.arg[first + j]
         arr[j].data = NULL
-        if p.arg_buf[first + j] < 0 or op.in_names[min(j, op.n_in - 1)] in ("x", "residual") or j >= op.n_in:
+        if p.arg_buf[first + j] < 0 or not 1 <= j < op.n_in or op.in_names[j] in read:
             continue
         s = constant(p, first + j)
         if s is None:
