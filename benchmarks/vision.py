@@ -14,11 +14,12 @@ import statistics
 import time
 
 import numpy as np
+from workloads import build
+
 import pynn
 from pynn import limits
 from pynn.data import Augment
 from pynn.nn import functional as F
-from workloads import build
 
 SHAPES = ((32, 64, 32, 32), (32, 64, 56, 56), (16, 64, 112, 112))
 PASSES = (8, 2)  # arrays read and written: x twice, y; dy, x and y twice, dx
@@ -72,8 +73,8 @@ def augment(rounds):
         change = Augment(**options)
         change(images)
         shares = [timed(lambda change=change: change(images), 3) / timed(step) for _ in range(rounds)]
-        print(f"augment, {name}: {timed(lambda change=change: change(images)) * 1e3:.2f} ms, {quartiles(shares)} of T5's "
-              "step; target ≤ 0.2")  # fmt: skip
+        ms = timed(lambda change=change: change(images)) * 1e3
+        print(f"augment, {name}: {ms:.2f} ms, {quartiles(shares)} of T5's step; target ≤ 0.2")
 
 
 def scaling(rounds):
@@ -94,9 +95,12 @@ def main():
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    parts = {"norm": norm, "augment": augment, "scaling": scaling}
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(parts)}")
     pynn.set_num_threads(options.threads)
-    for part in options.parts or ("norm", "augment", "scaling"):
-        {"norm": norm, "augment": augment, "scaling": scaling}[part](options.rounds)
+    for part in options.parts or parts:
+        parts[part](options.rounds)
 
 
 if __name__ == "__main__":
