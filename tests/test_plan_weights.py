@@ -31,7 +31,12 @@ def moved(model, seed=0):
     with pynn.no_grad():
         for m in model.modules():
             if isinstance(m, nn.BatchNorm2d):
-                for p, low, high in ((m.running_mean, -1, 1), (m.running_var, 0.3, 2), (m.weight, -2, 2), (m.bias, -1, 1)):
+                for p, low, high in (
+                    (m.running_mean, -1, 1),
+                    (m.running_var, 0.3, 2),
+                    (m.weight, -2, 2),
+                    (m.bias, -1, 1),
+                ):
                     p.copy_(Tensor(rng.uniform(low, high, p.shape).astype(p.dtype)))
     return model
 
@@ -127,6 +132,51 @@ def test_folded_weights_follow_training():
             np.testing.assert_allclose(session.predict(x), eager(model, x), rtol=0, atol=1e-5)
         assert (_core.n_turned(session._plans.plans[0]) > 0) == (k < 8)
         model.train()(Tensor(x))  # moves the statistics
+
+
+class Block(nn.Module):
+    """A residual block as most write it."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.conv, self.norm, self.before = nn.Conv2d(5, 5, 3, padding=1), nn.BatchNorm2d(5), before
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return F.relu(x + y if self.before else y + x)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_residuals_and_relu_are_part_of_folded_convolutions(before):
+    layers = nn.Conv2d(3, 5, 1), Block(before), nn.Conv2d(5, 7, 1), nn.BatchNorm2d(7), nn.ReLU(), nn.Flatten()
+    model = moved(nn.Sequential(*layers))
+    session, x = model.session(), rand(3, 3, 6, 7).numpy()
+    for _ in range(2):
+        np.testing.assert_allclose(session.predict(x), eager(model, x), rtol=0, atol=1e-5)
+    found = names(session._plans.plans[0])
+    assert found.count("conv2d_norm") == 2
+    assert not {"relu", "add"} & set(found)
+    flops = {row[0]: row[4] for row in _core.describe_plan(session._plans.plans[0])}
+    assert flops["conv2d_norm"] == 2 * 3 * 7 * 42 * 5  # of the last
+
+
+class Twice(nn.Module):
+    """y + y: the residual is the result itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(5, 5, 3, padding=1), nn.BatchNorm2d(5)
+
+    def forward(self, x):
+        y = self.norm(self.conv(x))
+        return y + y
+
+
+def test_a_result_is_no_residual_of_its_own():
+    model, x = moved(Twice()), rand(2, 5, 6, 7).numpy()
+    session = model.session()
+    for _ in range(2):
+        np.testing.assert_allclose(session.predict(x), eager(model, x), rtol=0, atol=1e-5)
 
 
 class Branches(nn.Module):

@@ -11,34 +11,75 @@ cdef enum:
 # ---- batch norm behind convolutions -----------------------------------------------------------------------
 
 cdef int join_norms(Plan p, OpBase joint) except -1:
-    """Lets a convolution and the batch norm of given statistics that alone reads it be one call, of the op joint."""
-    cdef int64_t i, j, at
+    """Lets a convolution and the batch norm of given statistics that alone reads it be one call, of the op joint, and
+    with them what follows: a residual that is added, then relu."""
+    cdef int64_t i, j
     cdef dict uses = uses_of(p)
     for i in range(p.n_call):
         if p.call[i].fn == NULL or (<OpBase>p.ops[i]).name != "conv2d":
             continue
-        at = p.call[i].first_arg + 3
-        if p.place[p.arg_buf[at]].kind != TEMP or len(uses[p.arg_buf[at]]) != 2:
+        j = only_reader(p, i, 3, uses)
+        if j < 0 or (<OpBase>p.ops[j]).name != "batch_norm_eval" or not reads_there(p, j, 0, p.call[i].first_arg + 3):
             continue
-        j = uses[p.arg_buf[at]][1][0]
-        if (<OpBase>p.ops[j]).name == "batch_norm_eval" and p.call[j].first_arg == uses[p.arg_buf[at]][1][1] and \
-                same_shape(&p.arg[at], &p.arg[p.call[j].first_arg]) and stays(p, i, j, uses):
-            join_norm(p, i, j, joint)
+        join_norm(p, i, j, joint)
+        uses = uses_of(p)
+        while j >= 0:
+            j = join_next(p, j, uses)
             uses = uses_of(p)
     return 0
 
 
-cdef bint stays(Plan p, int64_t i, int64_t j, dict uses) except -1:
-    """Whether what call i reads is the same at call j."""
-    cdef int64_t k
-    for k in range(p.call[i].first_arg, p.call[i].first_arg + 3):
+cdef int64_t only_reader(Plan p, int64_t i, int n_in, dict uses) except -2:
+    """The call that alone reads the result of call i, whose n_in arguments are then the same; -1: there is none."""
+    cdef int64_t k, at = p.call[i].first_arg + n_in, j
+    if p.place[p.arg_buf[at]].kind != TEMP or len(uses[p.arg_buf[at]]) != 2:
+        return -1
+    j = uses[p.arg_buf[at]][1][0]
+    for k in range(p.call[i].first_arg, at):
         if p.arg_buf[k] < 0:
             continue
         if any([i < c < j and p.arg_mode[a] & WRITE for c, a in uses[p.arg_buf[k]]]):
-            return False
+            return -1
         if is_outside(p, p.arg_buf[k]) and writes_outside(p, i, j):
-            return False
-    return True
+            return -1
+    return j
+
+
+cdef bint reads_there(Plan p, int64_t j, int k, int64_t at) noexcept:
+    """Whether argument k of call j is what argument `at` is, in the same layout."""
+    cdef int64_t a = p.call[j].first_arg + k
+    return p.arg_buf[a] == p.arg_buf[at] and same_form(p, a, at) and p.arg_off[a] == p.arg_off[at]
+
+
+cdef bint same_form(Plan p, int64_t a, int64_t b) noexcept:
+    return p.arg[a].dtype == p.arg[b].dtype and same_shape(&p.arg[a], &p.arg[b]) and same_steps(&p.arg[a], &p.arg[b])
+
+
+cdef int64_t join_next(Plan p, int64_t i, dict uses) except -2:
+    """Lets call i, of conv2d_norm, do what the call does that reads its result; gives the number that it has then."""
+    cdef int64_t first = p.call[i].first_arg, residual = first + 7, y = first + 8, j = only_reader(p, i, 8, uses), other
+    cdef pn_value *relu = &p.par[p.call[i].first_par + 1]
+    if j < 0 or relu.i:
+        return -1
+    other = p.call[j].first_arg
+    if (<OpBase>p.ops[j]).name == "relu" and same_form(p, other + 1, y):
+        relu.i = 1
+        other += 1
+    elif (<OpBase>p.ops[j]).name == "add" and p.arg_buf[residual] < 0 and same_form(p, other, y) and \
+            same_form(p, other + 1, y) and same_form(p, other + 2, y):
+        put_arg(p, residual, other + (p.arg_buf[other] == p.arg_buf[y]))
+        other += 2
+    else:
+        return -1
+    put_arg(p, y, other)
+    p.call[j], p.ops[j] = p.call[i], p.ops[i]
+    p.call[i].fn = NULL
+    return j
+
+
+cdef void put_arg(Plan p, int64_t to, int64_t j) noexcept:
+    """Makes an argument like the j-th."""
+    p.arg[to], p.arg_buf[to], p.arg_off[to], p.arg_mode[to] = p.arg[j], p.arg_buf[j], p.arg_off[j], p.arg_mode[j]
 
 
 cdef int join_norm(Plan p, int64_t i, int64_t j, OpBase joint) except -1:
@@ -56,7 +97,7 @@ cdef int join_norm(Plan p, int64_t i, int64_t j, OpBase joint) except -1:
     add_scratch(p, pn_kernel_scratch(joint.kernel_id, p.arg[a].dtype)(&c))
     call.fn = pn_kernel_fn(joint.kernel_id, p.arg[a].dtype)
     call.first_arg, call.n_arg, call.first_par = first, 10, p.n_par
-    call.cost = p.call[i].cost
+    call.cost, call.dims = p.call[i].cost, p.call[i].dims  # joint names the same sizes in the same order
     p.ops[j] = joint
     p.n_par += 9
     p.call[i].fn = NULL
