@@ -78,15 +78,15 @@ def augment(rounds):
 
 
 def scaling(rounds):
-    for name, n in (("T4", 20), ("T5", 1)):
-        step, times = build(name, "pynn"), {1: [], 2: []}
+    for name, variant, n in (("T4", "pynn", 20), ("T4", "pynn, plan", 20), ("T5", "pynn", 1), ("T5", "pynn, plan", 1)):
+        step, times = build(name, variant), {1: [], 2: []}
         for _ in range(rounds + 1):
             for threads, found in times.items():
                 pynn.set_num_threads(threads)
                 step()
                 found.append(timed(step, n))
         ratios = [a / b for a, b in zip(times[1][1:], times[2][1:])]
-        print(f"scaling, {name}: two threads {quartiles(ratios)} times as fast as one; target ≥ 1.75")
+        print(f"scaling, {name}, {variant}: two threads {quartiles(ratios)} times as fast as one; target ≥ 1.75")
 
 
 def main():
