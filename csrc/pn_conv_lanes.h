@@ -63,14 +63,17 @@ typedef struct seen {
 } seen;
 
 /* Ends of mr sums: of pixels next to one another, from y on, by n channels. */
-PN_INLINE void lanes_end(const int mr, const lanes *j, const V *sum, T *y, int64_t o,
-                         const int whole) {
+PN_INLINE void lanes_end(const int mr, const lanes *j, V *sum, T *y, int64_t o, const int whole) {
     const conv *c = &j->c;
     const int64_t n = whole ? PN_VL : c->co - o, yq = c->cols.ys * c->co;
     V bias = c->bias ? pn_load_part(c->bias + o, n, 0) : (V){0};
+    ALL(i, mr) sum[i] += bias;
+    if (c->residual) {
+        const T *from = c->residual + (y - c->y);
+        ALL(i, mr) sum[i] += pn_load_part(from + i * yq, n, 0);
+    }
     ALL(i, mr) {
-        V v = sum[i] + bias;
-        if (c->residual) v += pn_load_part(c->residual + (y - c->y), n, 0);
+        V v = sum[i];
         if (c->relu) v = pn_select(v <= (V){0}, (V){0}, v);
         if (whole && j->stream)
             pn_stream(y, v);
