@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from plan_helpers import eager
 
 import pynn
 from pynn import OPS, Tensor, _core, nn
@@ -39,14 +40,6 @@ def moved(model, seed=0):
                 ):
                     p.copy_(Tensor(rng.uniform(low, high, p.shape).astype(p.dtype)))
     return model
-
-
-def eager(model, x):
-    mode = model.training
-    with pynn.no_grad():
-        y = model.eval()(pynn.tensor(x)).numpy_copy()
-    model.train(mode)
-    return y
 
 
 # N, C, H, W, O, kernel, options: panels, F(4×4), F(2×2) for few tiles, tiles shared by workers, strips of channels
