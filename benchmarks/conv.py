@@ -234,14 +234,14 @@ def main():
     for name in [f"random{k}" for k in range(options.random)] or options.rows:
         found = compare(name, workers, options)
         show(name, found)
-        rows += [{"row": name, "pass": phase, "threads": options.threads, "peer": peer, **r}
+        rows += [{"row": name + ", exact" * options.exact, "pass": phase, "threads": options.threads, "peer": peer, **r}
                  for (phase, peer), r in found.items()]  # fmt: skip
         best.append(min(r["ratio"] for (phase, _), r in found.items() if phase == PHASES[-1]))
     print(f"geometric mean of the best peer ÷ pynn, {PHASES[-1]}, {len(best)} rows, {options.threads} thread(s): "
           f"{math.exp(statistics.fmean(map(math.log, best))):.3f}; least {min(best):.2f}, median "
           f"{statistics.median(best):.2f}, below 0.6: {sum(b < 0.6 for b in best)}")  # fmt: skip
     if options.json:
-        write(options.json, "conv", rows, options.python)
+        write(options.json, "conv_random" if options.random else "conv", rows, options.python)
 
 
 if __name__ == "__main__":

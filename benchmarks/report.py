@@ -98,6 +98,21 @@ def peers(runs, benchmark):
     return "\n".join([*parts, ""])
 
 
+def random_shapes(runs):
+    """How the ratios of the generator's shapes to the best peer are distributed."""
+    parts = []
+    for run in (run for _, run in runs if run.get("benchmark") == "conv_random"):
+        found = sorted(r["ratio"] for r in best(run["rows"]).values())
+        shares = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9)
+        cells = [f"{found[0]:.2f}", *(f"{found[int(s * len(found))]:.2f}" for s in shares), f"{found[-1]:.2f}"]
+        low = {limit: sum(r < limit for r in found) for limit in (0.6, 0.4)}
+        parts.append(f"{len(found)} shapes of a seeded generator (benchmarks/conv.py), forward and backward, "
+                     f"{run['rows'][0]['threads']} thread(s), to PyTorch's better format: "
+                     f"{low[0.6]} below 0.6, {low[0.4]} below 0.4.\n")  # fmt: skip
+        parts.append(table(["least", *(f"{s:.0%}" for s in shares), "most"], [cells]) + "\n")
+    return "\n".join(parts)
+
+
 def cells(r, memory):
     """A row of the table."""
     found = [label(r), r["peer"], time_of(r["pynn_us"]), time_of(r["peer_us"]), f"**{r['ratio']:.2f}**",
@@ -176,7 +191,7 @@ def main():
     image = options.out.with_suffix(".png")
     picture(runs, image)
     parts = [INTRO, facts(runs), f"![Bars: ratio to the fastest peer of each row]({image.name})\n"]
-    parts += [peers(runs, name) for name in TITLES] + [limits(runs), ops(runs)]
+    parts += [peers(runs, name) for name in TITLES] + [random_shapes(runs), limits(runs), ops(runs)]
     options.out.write_text("\n".join(filter(None, parts)).rstrip() + "\n")
     print(f"{options.out} and {image} ({image.stat().st_size >> 10} KB)")
 

@@ -18,6 +18,8 @@ HERE = Path(__file__).parent
 PARTS = {
     "K1": "elementwise.py K1 --peers torch",
     "K2": "conv.py",
+    "K2-exact": "conv.py --exact --peers torch,torch+",
+    "K2-random": "conv.py --random 200 --rounds 5 --peers torch,torch+",
     "K3": "rnn.py K3",
     "K4": "elementwise.py K4",
     "far": "elementwise.py far",
@@ -27,6 +29,9 @@ PARTS = {
     "K6": "gemm.py",
     "T1-T2": "steps.py T1 T2",
     "T3": "steps.py T3 --rounds 5",
+    "T4": "steps.py T4",
+    "T5": "steps.py T5 T5_exact --rounds 5 --budget 1",
+    "I": "steps.py I_cnn_1 I_cnn_64 I_resnet18",
     "T6": "rnn.py T6 I_lstm",
     "T7": "rnn.py T7 --rounds 5",
     "T8": "steps.py T8 --rounds 5",

@@ -31,6 +31,8 @@ typedef struct conv {
     int64_t wo_, wi_, wa, wb, wg; /* steps in w: output and input channel, row, column, group */
     axis rows, cols;
     int relu;
+    const T *residual; /* like y, added before relu; or NULL */
+    void *ready; /* w as the sums read it, or NULL */
 } conv;
 
 typedef struct geometry { /* parameters of a call */

@@ -28,7 +28,8 @@ typedef struct direct {
     int64_t hb, wb;        /* rows and columns of x that a block reads */
     int copies;
     int64_t w_bytes, copy_bytes, worker_bytes;
-    char *scratch; /* [packed w | for each worker: copy, pointers to x, pointers to y] */
+    char *scratch; /* [packed w, unless it is ready | for each worker: copy, pointers to x, to y] */
+    T *packed;
 } direct;
 
 /* ---- packing --------------------------------------------------------------------------------------- */
@@ -64,7 +65,7 @@ static void pack_body(pn_call *call, void *arg, int64_t chunk, int worker) {
     for (int64_t k = first; k < end; k++) {
         int64_t t = k % c->rows.taps, p = k / c->rows.taps, group = p / j->panels,
                 o = p % j->panels * NR;
-        pack_taps(c, group, o, t, (T *)j->scratch + panel_at(c->ko, group, o, j->depth));
+        pack_taps(c, group, o, t, j->packed + panel_at(c->ko, group, o, j->depth));
     }
 }
 
@@ -93,9 +94,14 @@ static void run_tiles(const direct *j, const T *const *row, T *const *dst, int64
     const conv *c = &j->c;
     parts tiles = cut(pixels, MR);
     int64_t o = panel * NR, nr = pn_min(NR, c->ko - o), to = group * c->ko + o;
-    const T *w = (const T *)j->scratch + panel_at(c->ko, group, o, j->depth);
-    target t = {
-        .dst = dst, .to = to, .nr = nr, .bias = c->bias ? c->bias + to : NULL, .relu = c->relu};
+    const T *w = j->packed + panel_at(c->ko, group, o, j->depth);
+    target t = {.dst = dst,
+                .to = to,
+                .nr = nr,
+                .bias = c->bias ? c->bias + to : NULL,
+                .y = c->y,
+                .residual = c->residual,
+                .relu = c->relu};
     for (int64_t k = 0; k < tiles.n; k++) {
         int64_t mr = tiles.size + (k < tiles.longer);
         take(next, &t.at, &t.end);
@@ -193,11 +199,20 @@ static int64_t direct_scratch(const conv *c) {
     return j.w_bytes + j.worker_bytes * pn_max_workers();
 }
 
+static void pack_direct(pn_call *call, direct *j, void *to) {
+    int64_t n = j->c.groups * j->panels * j->c.rows.taps;
+    j->packed = to;
+    pn_for(call, pn_ceil_div(n, j->packs_at_once), pack_body, j);
+}
+
 static void run_direct(pn_call *call, const conv *c, void *scratch) {
     direct j = plan_direct(c);
     j.scratch = scratch;
     if (!j.n_image || !j.panels) return;
-    pn_for(call, pn_ceil_div(c->groups * j.panels * c->rows.taps, j.packs_at_once), pack_body, &j);
+    if (c->ready)
+        j.packed = c->ready;
+    else
+        pack_direct(call, &j, scratch);
     pn_for(call, pn_ceil_div(blocks_of(&j), j.at_once), direct_body, &j);
 }
 

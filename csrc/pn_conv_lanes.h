@@ -63,13 +63,17 @@ typedef struct seen {
 } seen;
 
 /* Ends of mr sums: of pixels next to one another, from y on, by n channels. */
-PN_INLINE void lanes_end(const int mr, const lanes *j, const V *sum, T *y, int64_t o,
-                         const int whole) {
+PN_INLINE void lanes_end(const int mr, const lanes *j, V *sum, T *y, int64_t o, const int whole) {
     const conv *c = &j->c;
     const int64_t n = whole ? PN_VL : c->co - o, yq = c->cols.ys * c->co;
     V bias = c->bias ? pn_load_part(c->bias + o, n, 0) : (V){0};
+    ALL(i, mr) sum[i] += bias;
+    if (c->residual) {
+        const T *from = c->residual + (y - c->y);
+        ALL(i, mr) sum[i] += pn_load_part(from + i * yq, n, 0);
+    }
     ALL(i, mr) {
-        V v = sum[i] + bias;
+        V v = sum[i];
         if (c->relu) v = pn_select(v <= (V){0}, (V){0}, v);
         if (whole && j->stream)
             pn_stream(y, v);
@@ -202,17 +206,21 @@ static void lanes_body(pn_call *call, void *arg, int64_t chunk, int worker) {
 
 static int64_t lanes_scratch(const conv *c) { return bytes_of(plan_lanes(c).packed); }
 
-static void run_lanes(pn_call *call, const conv *c, void *scratch) {
-    lanes j = plan_lanes(c);
-    T *w = scratch;
-    if (!c->cols.n) return;
+static void pack_lanes(const lanes *j, T *w) {
+    const conv *c = &j->c;
     for (int64_t t = 0; t < c->rows.taps; t++)
-        for (int64_t s = 0; s < c->cols.taps; s++, w += j.wide) {
+        for (int64_t s = 0; s < c->cols.taps; s++, w += j->wide) {
             const T *from = c->w + (c->rows.w0 + t * c->rows.wt) * c->wa +
                             (c->cols.w0 + s * c->cols.wt) * c->wb;
-            for (int64_t o = 0; o < j.wide; o++) w[o] = o < c->co ? from[o * c->wg] : 0;
+            for (int64_t o = 0; o < j->wide; o++) w[o] = o < c->co ? from[o * c->wg] : 0;
         }
-    j.w = scratch;
+}
+
+static void run_lanes(pn_call *call, const conv *c, void *scratch) {
+    lanes j = plan_lanes(c);
+    if (!c->cols.n) return;
+    if (!c->ready) pack_lanes(&j, scratch);
+    j.w = c->ready ? c->ready : scratch;
     j.square = c->rows.taps == 3 && c->cols.taps == 3 && c->cols.xs == c->cols.xt &&
                c->co % PN_VL == 0 && j.left <= 1 && j.right >= c->cols.n - 1 && j.left <= j.right;
     if (j.square) j.left = 0, j.right = c->cols.n;

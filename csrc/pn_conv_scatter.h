@@ -1,11 +1,12 @@
-/* pn_conv_scatter.h: by data where dx has few channels, as that of a first layer.
+/* pn_conv_scatter.h: by data where dx has few channels, or few in a group, as that of a first layer.
  *
  *     for each row p of dy     dx[p sh - ph + a dh, q sw - pw + b dw, i] += Σ_o W[o, a, b, i] dy[p, q, o]
  *
  * by gather tiles whose rows are (a, i), for one b, and whose vectors run along q: dy's rows are
  * transposed before. While it is at work a row of dx lies in planes by channel and by remainder of the column
  * by sw, so that a tile adds to places side by side. A chunk is a block of rows of dx; it runs through all
- * rows of dy that reach it, in order. Channels of dx alone would fill a small part of a vector.
+ * rows of dy that reach it, in order. Channels of dx alone would fill a small part of a vector. Groups follow
+ * one another.
  */
 #ifndef PN_CONV_SCATTER_H
 #define PN_CONV_SCATTER_H
@@ -19,7 +20,8 @@ typedef struct scatter {
     geometry g;
     const T *dy, *w, *bias;
     T *dx;
-    int64_t n, p, q, o, h, wide, i, kh, kw; /* dy: [n, p, q, o], dx: [n, h, wide, i] */
+    int64_t n, p, q, o, h, wide, i, kh, kw; /* of a group: dy: [n, p, q, o], dx: [n, h, wide, i] */
+    int64_t o_all, i_all; /* of all groups */
     int64_t room, left; /* of a plane's row; where column 0 is in it */
     int64_t rows, n_block, w_bytes, dy_bytes, worker_bytes;
     char *scratch; /* [W as (b, a, i), o | for each worker: planes, dy's row transposed] */
@@ -34,10 +36,12 @@ static scatter scatter_of(const geometry *g, const pn_array *dy, const pn_array 
                  .n = dy->shape[0],
                  .p = dy->shape[2],
                  .q = dy->shape[3],
-                 .o = dy->shape[1],
+                 .o = dy->shape[1] / g->groups,
                  .h = dx->shape[2],
                  .wide = dx->shape[3],
-                 .i = dx->shape[1],
+                 .i = dx->shape[1] / g->groups,
+                 .o_all = dy->shape[1],
+                 .i_all = dx->shape[1],
                  .kh = w->shape[2],
                  .kw = w->shape[3]};
     int64_t sw = g->stride[1];
@@ -54,8 +58,8 @@ static scatter scatter_of(const geometry *g, const pn_array *dy, const pn_array 
 }
 
 static int suits_scatter(const scatter *s) {
-    return s->g.groups == 1 && 4 * s->i <= PN_VL && s->kh * s->kw > 1 && s->kh <= 16 &&
-           s->n * s->p * s->q * s->o * s->kh * s->kw * s->i >= SCATTER_MACS;
+    return (s->g.groups == 1 || s->o > 1) && 4 * s->i <= PN_VL && s->kh * s->kw > 1 &&
+           s->kh <= 16 && s->n * s->p * s->q * s->o_all * s->kh * s->kw * s->i >= SCATTER_MACS;
 }
 
 static int64_t scatter_scratch(const scatter *s) {
@@ -67,7 +71,7 @@ static void turn_row(const scatter *s, const T *dy, T *to) {
     for (int64_t q = 0; q < s->q; q += NR) {
         int64_t n = pn_min(NR, s->q - q), wide = panel_width(n);
         if (n < wide) memset(to, 0, (size_t)(s->o * wide) * sizeof(T));
-        flip(to, wide, dy + q * s->o, s->o, n, s->o);
+        flip(to, wide, dy + q * s->o_all, s->o_all, n, s->o);
         to += s->o * wide;
     }
 }
@@ -118,27 +122,31 @@ static void scatter_body(pn_call *call, void *arg, int64_t chunk, int worker) {
                 plane[rows] = planes + ((h - h0) * s->i + i) * step;
             }
         }
-        turn_row(s, s->dy + (n * s->p + p) * s->q * s->o, turned);
+        turn_row(s, s->dy + (n * s->p + p) * s->q * s->o_all, turned);
         scatter_row(s, turned, wrow, plane, rows);
     }
     for (int64_t h = h0; h < h1; h++)
         for (int64_t i = 0; i < s->i; i++) {
             const T *x = planes + ((h - h0) * s->i + i) * step + s->left,
                     b = s->bias ? s->bias[i] : 0;
-            T *dx = s->dx + (n * s->h + h) * s->wide * s->i + i;
+            T *dx = s->dx + (n * s->h + h) * s->wide * s->i_all + i;
             for (int64_t f = 0; f < sw; f++)
                 for (int64_t v = f, k = 0; v < s->wide; v += sw, k++)
-                    dx[v * s->i] = x[f * s->room + k] + b;
+                    dx[v * s->i_all] = x[f * s->room + k] + b;
         }
 }
 
 static void run_scatter(pn_call *call, scatter *s, const T *bias, void *scratch) {
-    T *to = scratch;
     s->bias = bias, s->scratch = scratch;
-    for (int64_t b = 0; b < s->kw; b++)
-        for (int64_t a = 0; a < s->kh; a++, to += s->i * s->o)
-            flip(to, s->o, s->w + (a * s->kw + b) * s->i, s->kh * s->kw * s->i, s->o, s->i);
-    pn_for(call, s->n * s->n_block, scatter_body, s);
+    for (int64_t k = 0; k < s->g.groups; k++) {
+        T *to = scratch;
+        for (int64_t b = 0; b < s->kw; b++)
+            for (int64_t a = 0; a < s->kh; a++, to += s->i * s->o)
+                flip(to, s->o, s->w + (a * s->kw + b) * s->i, s->kh * s->kw * s->i, s->o, s->i);
+        pn_for(call, s->n * s->n_block, scatter_body, s);
+        s->dy += s->o, s->dx += s->i, s->w += s->o * s->kh * s->kw * s->i;
+        if (bias) s->bias += s->i;
+    }
 }
 
 #endif

@@ -86,6 +86,7 @@ typedef struct target {
     T *const *dst;
     int64_t to, nr;
     const T *bias; /* the first of nr, or NULL */
+    const T *y, *residual; /* y: where residual's elements are added; or NULL */
     int relu, add; /* add: to what is there; nr is whole vectors then */
     const char *at, *end; /* of gather: what it fetches to L2 on its way */
 } target;
@@ -126,6 +127,10 @@ PN_INLINE void gather(const int mr, const int nv, const T *const *row, int64_t a
     if (t->bias) ALL(v, nv) {
             V b = pn_load_part(t->bias + v * PN_VL, t->nr - v * PN_VL, 0);
             ALL(i, mr) sum[i][v] += b;
+        }
+    if (t->residual) TILE {
+            const T *from = t->residual + (t->dst[i] - t->y) + t->to + v * PN_VL;
+            sum[i][v] += pn_load_part(from, t->nr - v * PN_VL, 0);
         }
     if (t->relu) TILE sum[i][v] = pn_select(sum[i][v] <= (V){0}, (V){0}, sum[i][v]);
     if (t->nr == nv * PN_VL)

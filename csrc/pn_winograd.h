@@ -189,8 +189,10 @@ PN_INLINE void tile_out(const winograd *w, const int m, int64_t tile, const T *f
         for (int64_t i = 0; i < rows; i++)
             for (int64_t j = 0; j < cols; j++) {
                 V v = t[i * MOST + j] + b;
+                T *to = y + (i * c->wo + j) * c->co + o;
+                if (c->residual) v += pn_load_part(c->residual + (to - c->y), c->co - o, 0);
                 if (c->relu) v = pn_select(v <= (V){0}, (V){0}, v);
-                pn_store_part(y + (i * c->wo + j) * c->co + o, v, c->co - o);
+                pn_store_part(to, v, c->co - o);
             }
     }
 }
@@ -306,12 +308,17 @@ static void place_adjoint(const winograd *w, int64_t place, int64_t o, int64_t n
 
 #define U_BYTES (6 << 20) /* of U or D at work, where all tiles are */
 
+/* U beyond L2 comes from memory, which takes as long as the products of so many tiles. */
+#define U_TILES 25
+#define U_NEAR (1 << 20)
+
 static winograd cut_tiles(const conv *c) {
     winograd w = {.c = *c};
     int64_t work[2];
-    for (int k = 0; k < 2; k++) { /* which m needs fewer products */
-        int64_t m = k ? 2 : 4;
-        work[k] = (m + 2) * (m + 2) * pn_ceil_div(c->ho, m) * pn_ceil_div(c->wo, m);
+    for (int k = 0; k < 2; k++) { /* which m needs less time */
+        int64_t m = k ? 2 : 4, places = (m + 2) * (m + 2);
+        int64_t far = places * c->ci * c->co * (int64_t)sizeof(T) > U_NEAR ? U_TILES : 0;
+        work[k] = places * (c->n * pn_ceil_div(c->ho, m) * pn_ceil_div(c->wo, m) + far);
     }
     w.m = work[0] <= work[1] ? 4 : 2;
     w.places = (w.m + 2) * (w.m + 2);
@@ -392,7 +399,7 @@ static winograd plan_winograd(const conv *c) {
     w.shared = w.tiles < LEAST_GROUPS * group ||
                w.places * w.co * w.depth * (int64_t)sizeof(T) > 2 * U_BYTES;
     set_group(&w, w.shared ? pn_min(w.tiles, SHARED_GROUP) : group);
-    set_channels(&w, !w.shared);
+    set_channels(&w, !w.shared || c->ready);
     w.own = bytes_of(w.places * (w.x_step + w.y_step));
     return w;
 }
@@ -402,13 +409,28 @@ static int64_t winograd_scratch(const conv *c) {
     return bytes_of(w.places * w.w_step) + w.own * (w.shared ? 1 : pn_max_workers());
 }
 
+/* U of all of c's weights, to c->ready */
+static int64_t all_weights_bytes(const conv *c) {
+    winograd w = cut_tiles(c);
+    set_channels(&w, 1);
+    return bytes_of(w.places * w.w_step);
+}
+
+static void all_weights(pn_call *call, const conv *c) {
+    winograd w = plan_winograd(c);
+    int64_t panels = next_channels(&w, 0);
+    w.u = c->ready;
+    pn_for(call, panels * pn_ceil_div(c->ci, FEW), weights_body, &w);
+}
+
 static void run_winograd(pn_call *call, const conv *c, void *scratch) {
     winograd w = plan_winograd(c);
     int64_t few = pn_ceil_div(c->ci, FEW), panels = next_channels(&w, 0);
-    w.u = scratch, w.v = w.u + bytes_of(w.places * w.w_step);
+    w.u = c->ready ? c->ready : scratch;
+    w.v = c->ready ? scratch : w.u + bytes_of(w.places * w.w_step);
     w.e = (char *)((T *)w.v + w.places * w.x_step);
     if (!w.shared) {
-        pn_for(call, panels * few, weights_body, &w);
+        if (!c->ready) pn_for(call, panels * few, weights_body, &w);
         pn_for(call, w.n_group, group_body, &w);
         return;
     }
@@ -418,7 +440,7 @@ static void run_winograd(pn_call *call, const conv *c, void *scratch) {
         pn_for(call, chunks, shared_in, &w);
         for (int64_t o = 0; o < w.co; o += w.no) {
             panels = next_channels(&w, o);
-            pn_for(call, panels * few, weights_body, &w);
+            if (!c->ready) pn_for(call, panels * few, weights_body, &w);
             pn_for(call, w.places * panels, shared_product, &w);
             pn_for(call, chunks, shared_out, &w);
         }

@@ -266,11 +266,11 @@ PRECISIONS = ("fast", "exact")
 def set_float32_precision(name: str) -> str:
     """Chooses how float32 convolutions are computed: "fast", the default, or "exact".
 
-    Under "fast" kernels may use algorithms with fewer multiplications and larger rounding: 3×3 convolutions of stride
-    1 are computed by Winograd's, whose largest error on normal data is at most 1e-4 of the result's RMS (cuDNN's
-    TF32, PyTorch's default, errs by some 1e-3). A NaN or an infinity then reaches up to 3 pixels further. "exact" sums
-    the products as they are, with float32's own rounding. Which algorithm computes what depends on sizes alone;
-    float64 is always exact. Plans follow the setting of the moment.
+    Under "fast" kernels may use algorithms with fewer multiplications and larger rounding: 3×3 convolutions of
+    stride 1 are computed by Winograd's, whose largest error on normal data, and in trained networks, is at most
+    1e-4 of the result's RMS (cuDNN's TF32, PyTorch's default, errs by some 1e-3). A NaN or an infinity then reaches
+    up to 3 pixels further. "exact" sums the products as they are, with float32's own rounding. Which algorithm
+    computes what depends on sizes alone; float64 is always exact. Plans follow the setting of the moment.
 
     Returns:
         What was chosen before.

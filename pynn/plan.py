@@ -178,7 +178,7 @@ class Compiled(_core.PlanCache):
             recorder.spoil("an attribute of a module, or an option of an optimizer, is set inside")
         flat: list = []
         results = flattened(out, flat)
-        plan = _core.plan_of(recorder, own, flat, self._packs())
+        plan = _core.plan_of(recorder, own, flat, self._packs(), self._joint)
         out = _core.rebuild(results, iter([_instead(v, own, tensors) for v in flat]))
         if plan is None:
             return self._not_recorded(recorder.why, out)
@@ -204,6 +204,7 @@ class Compiled(_core.PlanCache):
             warnings.warn(f"compile: {name} stays eager: {why}", RuntimeWarning, stacklevel=3)
         return out
 
+    _joint = None  # the op for a convolution and the batch norm behind it, where last bits may change
     _by_mode = True  # whether train and eval have plans of their own
 
     def _dependencies(self) -> tuple[list, list]:

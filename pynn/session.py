@@ -4,7 +4,8 @@
     y = session.predict(x)            # from any number of threads
 
 A session reads the model's parameters where they are: training goes on, and predictions follow. It computes in
-evaluation mode without touching the model's own mode.
+evaluation mode without touching the model's own mode. A convolution and the batch norm behind it are one operation
+here, whose result differs from theirs in last bits; all else has the bits of the model's own calls.
 """
 
 from __future__ import annotations
@@ -173,7 +174,7 @@ class _Served(_core.ServedPlans, Compiled):
             raise NotRecordable(f"Session: {why}")
         return plan
 
-    _by_mode = False
+    _by_mode, _joint = False, OPS.conv2d_norm
 
     def _dependencies(self):
         return _core.dependencies(self.model)
@@ -184,6 +185,7 @@ def _evaluating(module: Module) -> Module:
     twin = object.__new__(type(module))
     twin.__dict__.update(module.__dict__)
     twin.__dict__["training"] = False
+    twin.__dict__.pop("_plan", None)  # a Sequential's: it names the parts that are not twins
     twin.__dict__["_modules"] = {}
     for name, child in module._modules.items():
         twin.__dict__["_modules"][name] = None if child is None else _evaluating(child)

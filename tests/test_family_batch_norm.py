@@ -152,6 +152,30 @@ def test_relu_and_residual_have_the_bits_of_three_ops(training, with_residual):
         np.testing.assert_array_equal(got, want)
 
 
+@pytest.mark.parametrize("channels", [32, 33])
+def test_large_images_have_the_bits_of_three_ops(channels):
+    """Beyond the caches, where results go past them: the same bits for any number of threads, in any memory."""
+    rng = np.random.default_rng(4)
+    a, r, g = (rng.standard_normal((7, 120, 125, channels)).astype(np.float32).transpose(0, 3, 1, 2) for _ in range(3))
+    assert a.nbytes > 12 << 20
+    results = []
+    for threads, fused in ((1, True), (2, True), (4, True), (2, False)):
+        with pynn.threads(threads):
+            m, x, res = nn.BatchNorm2d(channels), leaf(a), leaf(r)
+            y = m(x, residual=res, relu=True) if fused else F.relu(m(x) + res)
+            y.backward(pynn.tensor(g))
+            results.append([p.numpy_copy() for p in (y.detach(), x.grad, res.grad, m.weight.grad, m.bias.grad)])
+    for found in results[1:]:
+        for got, want in zip(found, results[0]):
+            np.testing.assert_array_equal(got, want)
+    mean, var = a.mean((0, 2, 3), dtype=np.float64), a.var((0, 2, 3), dtype=np.float64)
+    want = np.maximum((a - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None] + r, 0)
+    np.testing.assert_allclose(results[0][0], want, rtol=0, atol=1e-5)
+    out = np.empty(a.size + 16, np.float32)[3 : a.size + 3].reshape(a.shape)  # on no line's border
+    session = nn.Sequential(nn.BatchNorm2d(channels)).session()
+    np.testing.assert_array_equal(session.predict(a, out=out), session.predict(a))
+
+
 @pytest.mark.parametrize("wanted", range(1, 8))
 def test_each_gradient_alone_has_the_bits_of_all(wanted):
     rng = np.random.default_rng(3)

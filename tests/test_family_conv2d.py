@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import pynn
-from pynn import OPS, nn, testing
+from pynn import OPS, nn, optim, testing
 from pynn.nn import functional as F
 
 sys.path.append(str(Path(__file__).parent / "fixtures"))
@@ -178,6 +178,8 @@ LARGE = (  # (input, O, kernel, options): where other kernels are chosen than fo
     ((2, 18, 17, 40), 18, (5, 16), {"padding": (2, 9), "stride": 2, "groups": 18}),
     ((17, 70, 5, 4), 65, (3, 3), {"padding": 1}),
     ((2, 130, 40, 3), 20, (1, 1), {}),
+    ((2, 8, 43, 35), 48, (5, 3), {"groups": 4, "stride": (1, 2), "padding": 1}),
+    ((2, 3, 40, 41), 96, (3, 3), {"groups": 3, "dilation": 2}),
 )
 
 
@@ -236,6 +238,48 @@ def test_fast_float32_keeps_its_bound(sizes, precision):
         assert np.abs(a - want).max() <= 1e-4 * rms, name
         assert np.abs(b - want).max() <= 1e-4 * rms, name
         assert (a != b).any(), name
+
+
+def test_fast_float32_keeps_its_bound_in_a_trained_network(precision):
+    """The same on what a trained network's convolutions see: inputs, weights, and the gradients of their results."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    pynn.set_float32_precision("fast")
+    pynn.manual_seed(0)
+    images, labels = (digits.images / 16).astype(np.float32)[:, None], digits.target
+    layers = []
+    for i, o in ((1, 32), (32, 64), (64, 64)):
+        layers += [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(64 * 64, 10))
+    optimizer, hits, seen = optim.Adam(model.parameters(), lr=1e-3), [], []
+
+    def loss_of(part):
+        z = model(pynn.tensor(images[part]))
+        hits.append((z.detach().numpy().argmax(1) == labels[part]).mean())
+        return F.cross_entropy(z, pynn.tensor(labels[part]))
+
+    for k in range(60):
+        optimizer.zero_grad()
+        loss_of(slice(k % 20 * 64, k % 20 * 64 + 64)).backward()
+        optimizer.step()
+    assert np.mean(hits[-20:]) > 0.97
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]
+    for m in convolutions:
+        m.register_forward_hook(lambda m, args, y: seen.append((m, args[0], y)))
+    loss = loss_of(slice(0, 64))
+    found = pynn.grad(loss, [y for _, _, y in seen])
+    assert len(seen) == 2
+    for (m, x, _), dy in zip(seen, found):
+        results = []
+        for dtype in (np.float64, np.float32):
+            arrays = [leaf(a.detach().numpy_copy().astype(dtype)) for a in (x, m.weight)]
+            y = F.conv2d(*arrays, padding=1)
+            y.backward(pynn.tensor(dy.numpy_copy().astype(dtype)))
+            results.append([a.numpy_copy() for a in (y.detach(), arrays[0].grad, arrays[1].grad)])
+        for name, want, a in zip(("y", "dx", "dW"), *results):
+            # images that are told well have gradients of another size
+            axes = (1, 2, 3) if name == "dx" else None
+            rms = np.sqrt((want**2).mean(axes, keepdims=True))
+            assert (np.abs(a - want) <= 1e-4 * rms).all(), name
 
 
 def test_fast_float32_is_the_same_for_any_number_of_threads(precision):

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from plan_helpers import eager
 
 import pynn
 from pynn import NotRecordable, Session, _core, nn
@@ -13,14 +14,6 @@ from pynn.ops.dropout import dropout
 def make(seed=0, dropout=0.5):
     pynn.manual_seed(seed)
     return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, 3))
-
-
-def eager(model, x):
-    mode = model.training
-    with pynn.no_grad():
-        y = model.eval()(pynn.tensor(x)).numpy_copy()
-    model.train(mode)
-    return y
 
 
 X = np.random.default_rng(0).standard_normal((40, 6)).astype("f4")
@@ -37,6 +30,12 @@ def test_predictions_are_the_models_in_evaluation_mode():
     assert model.training
     assert all(m.training for m in model.modules())
     assert len(session._plans.plans) == 3 + 1
+
+
+def test_a_model_that_was_called_in_training_is_served_in_evaluation_mode():
+    model = make()
+    model(pynn.tensor(X))
+    np.testing.assert_array_equal(model.session().predict(X), eager(model, X))
 
 
 def test_any_array_is_taken():

@@ -61,4 +61,4 @@ def build(name, variant):
     return WORKLOADS[name][how.library](name, how)
 
 
-from . import bags, mlp, transformers  # noqa: E402  they register themselves
+from . import bags, images, mlp, transformers  # noqa: E402  they register themselves

@@ -15,6 +15,8 @@ def served(v, model, x):
     model, t = model.eval(), torch.from_numpy(x)
     if v.library == "onnxruntime":
         return served_onnx(model, t)
+    if v.fused and t.ndim == 4:
+        model, t = (a.to(memory_format=torch.channels_last) for a in (model, t))
 
     def call():
         with torch.inference_mode():

@@ -22,6 +22,7 @@
 #define LANES 128 /* of a line that is made of rows; of a strip that is joined in double */
 #define BLOCK 64 /* lines */
 #define GROUP 4 /* lines that share a load of what belongs to their channels */
+#define AHEAD_BYTES (2 << 20) /* of an image's array: several are at work */
 #define COLUMNS 512 /* channels of dw and db that a chunk adds up over items */
 
 typedef struct norm {
@@ -35,6 +36,8 @@ typedef struct norm {
     int64_t strip, strips; /* groups whose sums a chunk joins */
     int64_t per, chunks; /* lines a chunk, chunks an item */
     int n_table, relu;
+    int far,
+        past; /* so large that what is read is fetched ahead; that what is written goes past the caches */
     double eps;
 } norm;
 
@@ -52,16 +55,25 @@ static norm norm_of(const pn_array *x, int64_t items, int64_t groups, int n_tabl
     a.per = pn_max(1, pn_grain(ROW_WORK / pn_max(1, a.width)));
     a.chunks = pn_ceil_div(a.lines, a.per);
     a.n_table = n_table, a.eps = eps;
+    a.far = pn_size(x) * (int64_t)sizeof(T) >= AHEAD_BYTES;
+    a.past = pn_size(x) * (int64_t)sizeof(T) >= PN_FAR && a.width % PN_VL == 0 &&
+             (items == 1 || a.rows * a.channels % PN_VL == 0);
     return a;
 }
 static int64_t scratch_of(const norm *a, int backward) {
     int64_t sums = a->blocks * 2 * a->width, own = backward ? 2 * a->channels : 0;
     return a->items * (sums + a->n_table * a->width + own) * (int64_t)sizeof(T);
 }
+static void check_past(norm *a) { /* what goes past the caches is aligned */
+    uintptr_t places = (uintptr_t)a->y | (uintptr_t)a->dx | (uintptr_t)a->dresidual;
+    a->past = a->past && places % PN_ALIGN == 0;
+}
+
 static void use_scratch(norm *a, const pn_array *scratch) {
     a->table = scratch->data;
     a->parts = a->table + a->items * a->n_table * a->width;
     a->own = a->parts + a->items * a->blocks * 2 * a->width;
+    check_past(a);
 }
 
 /* Places */
@@ -103,13 +115,35 @@ static strip strip_of(const norm *a, int64_t chunk) {
     return s;
 }
 
+/* The statement with `far` a constant */
+#define NEAR_OR_FAR(a, ...)                                                                        \
+    if ((a)->far) {                                                                                \
+        enum { far = 1 };                                                                          \
+        __VA_ARGS__                                                                                \
+    } else {                                                                                       \
+        enum { far = 0 };                                                                          \
+        __VA_ARGS__                                                                                \
+    }
+#define AHEAD(p)                                                                                   \
+    do {                                                                                           \
+        if (far) FETCH((p) + ROW_AHEAD);                                                           \
+    } while (0)
+#define WRITE(p, v)                                                                                \
+    do {                                                                                           \
+        if (far && past)                                                                           \
+            PUT(p, v);                                                                             \
+        else                                                                                       \
+            STORE(p, v);                                                                           \
+    } while (0)
+
 /* ---- forward ---------------------------------------------------------------------------------- */
 
 PN_INLINE void sum_lines(const T *x, const T *first, T *of_d, T *of_dd, int64_t width, int64_t n,
-                         int count) {
+                         int count, int far) {
     PN_ROW(
         n, V base = LOAD(first, 0); V s = LOAD(of_d, 0); V q = LOAD(of_dd, 0);
         for (int j = 0; j < count; j++) {
+            AHEAD(x + j * width);
             V d = LOAD(x + j * width, 0) - base;
             s += d;
             q = pn_fma(d, d, q);
@@ -124,9 +158,9 @@ static void sums_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     T *part = parts_of(a, item, block);
     (void)c, (void)worker;
     for (int64_t i = 0; i < 2 * a->width; i++) part[i] = 0;
-    BY_LINES(a, lo, pn_min(a->lines, lo + BLOCK),
-             sum_lines(x + line * a->width, x + lo * a->width, part, part + a->width, a->width, n,
-                       count);)
+    NEAR_OR_FAR(a, BY_LINES(a, lo, pn_min(a->lines, lo + BLOCK),
+                            sum_lines(x + line * a->width, x + lo * a->width, part, part + a->width,
+                                      a->width, n, count, far);))
 }
 
 /* Adds to s1 and s2 the sums of x - origin and of its square over m lines, whose block is (first, of_d, of_dd) */
@@ -198,30 +232,38 @@ static void stats_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     fill_table(a, s, sum, low, scale);
 }
 
-/* relu and add are constants */
+/* relu, add and far are constants */
 PN_INLINE void apply_lines(const norm *a, const T *x, const T *residual, T *y, const T *t,
-                           int64_t n, int count, int relu, int add) {
+                           int64_t n, int count, int relu, int add, int far) {
     const int64_t width = a->width;
+    const int past = a->past;
     PN_ROW(
         n, V high = LOAD(t, 0); V factor = LOAD(t + width, 0); V shift = LOAD(t + 2 * width, 0);
         for (int j = 0; j < count; j++) {
+            AHEAD(x + j * width);
             V v = pn_fma(LOAD(x + j * width, 0) - high, factor, shift);
-            if (add) v += LOAD(residual + j * width, 0);
+            if (add) {
+                AHEAD(residual + j * width);
+                v += LOAD(residual + j * width, 0);
+            }
             if (relu) v = pn_select(v <= pn_set1(0), pn_set1(0), v);
-            STORE(y + j * width, v);
+            WRITE(y + j * width, v);
         });
 }
 
-static void apply_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+/* From the end: that is what the pass before has left in the caches. */
+static void apply_chunk(pn_call *c, void *arg, int64_t chunk_, int worker) {
     const norm *a = arg;
+    const int64_t chunk = a->items * a->chunks - 1 - chunk_;
     const int64_t item = chunk / a->chunks, lo = chunk % a->chunks * a->per, at = at_item(a, item);
     const int64_t hi = pn_min(a->lines, lo + a->per);
     const T *x = a->x + at, *r = a->residual ? a->residual + at : NULL, *t = table_of(a, item);
     T *y = a->y + at;
     (void)c, (void)worker;
 #define APPLY(relu, add)                                                                           \
-    BY_LINES(a, lo, hi, const int64_t p = line * a->width;                                         \
-             apply_lines(a, x + p, add ? r + p : NULL, y + p, t, n, count, relu, add);)
+    NEAR_OR_FAR(a,                                                                                 \
+                BY_LINES(a, lo, hi, const int64_t p = line * a->width; apply_lines(                \
+                             a, x + p, add ? r + p : NULL, y + p, t, n, count, relu, add, far);))
     if (a->relu && r) {
         APPLY(1, 1)
     } else if (a->relu) {
@@ -232,6 +274,7 @@ static void apply_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
         APPLY(0, 0)
     }
 #undef APPLY
+    if (a->past) pn_stream_end();
 }
 
 static void forward(pn_call *c, norm *a, const pn_array *scratch) {
@@ -254,10 +297,13 @@ enum { HIGH, MID, OF_DY, OF_X, REST, N_BACK };
           : LOAD(dy + (j) * width, 0))
 
 PN_INLINE void back_sum_lines(const T *dy, const T *x, const T *kept, const T *high, T *part,
-                              int64_t width, int64_t n, int count, int relu) {
+                              int64_t width, int64_t n, int count, int relu, int far) {
     PN_ROW(
         n, V base = LOAD(high, 0); V s = LOAD(part, 0); V q = LOAD(part + width, 0);
         for (int j = 0; j < count; j++) {
+            AHEAD(dy + j * width);
+            AHEAD(x + j * width);
+            if (relu) AHEAD(kept + j * width);
             V g = DY(j);
             s += g;
             q = pn_fma(g, LOAD(x + j * width, 0) - base, q);
@@ -283,11 +329,11 @@ static void back_sums_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     for (int64_t i = 0; i < 2 * width; i++) part[i] = 0;
     if (a->relu) {
         const T *kept = a->y_kept + at;
-        BY_LINES(a, lo, hi, const int64_t p = line * width;
-                 back_sum_lines(dy + p, x + p, kept + p, t, part, width, n, count, 1);)
+        NEAR_OR_FAR(a, BY_LINES(a, lo, hi, const int64_t p = line * width; back_sum_lines(
+                                    dy + p, x + p, kept + p, t, part, width, n, count, 1, far);))
     } else {
-        BY_LINES(a, lo, hi, const int64_t p = line * width;
-                 back_sum_lines(dy + p, x + p, NULL, t, part, width, n, count, 0);)
+        NEAR_OR_FAR(a, BY_LINES(a, lo, hi, const int64_t p = line * width; back_sum_lines(
+                                    dy + p, x + p, NULL, t, part, width, n, count, 0, far);))
     }
 }
 
@@ -342,33 +388,42 @@ static void back_stats_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     back_table(a, s, of_g, of_gh);
 }
 
-PN_INLINE void back_lines(const norm *a, int64_t at, const T *t, int64_t n, int count, int relu) {
+PN_INLINE void back_lines(const norm *a, int64_t at, const T *t, int64_t n, int count, int relu,
+                          int far) {
     const int64_t width = a->width;
+    const int past = a->past;
     const T *dy = a->dy + at, *x = a->x + at, *kept = relu ? a->y_kept + at : NULL;
     T *dx = a->dx ? a->dx + at : NULL, *dres = a->dresidual ? a->dresidual + at : NULL;
     PN_ROW(
         n, V high = LOAD(t + HIGH * width, 0); V of_dy = LOAD(t + OF_DY * width, 0);
         V of_x = LOAD(t + OF_X * width, 0); V rest = LOAD(t + REST * width, 0);
         V mid = LOAD(t + MID * width, 0); for (int j = 0; j < count; j++) {
+            AHEAD(dy + j * width);
+            if (relu) AHEAD(kept + j * width);
             V g = DY(j);
-            if (dres) STORE(dres + j * width, g);
+            if (dres) WRITE(dres + j * width, g);
             if (!dx) continue;
-            V far = pn_fma(LOAD(x + j * width, 0) - high, of_x, rest);
-            STORE(dx + j * width, pn_fma(g - mid, of_dy, far));
+            AHEAD(x + j * width);
+            V more = pn_fma(LOAD(x + j * width, 0) - high, of_x, rest);
+            WRITE(dx + j * width, pn_fma(g - mid, of_dy, more));
         });
 }
 
-static void back_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+static void back_chunk(pn_call *c, void *arg, int64_t chunk_, int worker) {
     const norm *a = arg;
+    const int64_t chunk = a->items * a->chunks - 1 - chunk_;
     const int64_t item = chunk / a->chunks, lo = chunk % a->chunks * a->per, at = at_item(a, item);
     const int64_t hi = pn_min(a->lines, lo + a->per);
     const T *t = table_of(a, item);
     (void)c, (void)worker;
     if (a->relu) {
-        BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 1);)
+        NEAR_OR_FAR(a,
+                    BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 1, far);))
     } else {
-        BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 0);)
+        NEAR_OR_FAR(a,
+                    BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 0, far);))
     }
+    if (a->past) pn_stream_end();
 }
 
 /* dw and db of some channels: the items' shares in their order */
@@ -473,6 +528,7 @@ PN_FN(batch_norm_eval_fwd) {
         factor[i] = (T)(invstd((double)var[ch], a.eps) * (a.w ? (double)a.w[ch] : 1));
         shift[i] = a.b ? a.b[ch] : 0;
     }
+    check_past(&a);
     pn_for(c, a.chunks, apply_chunk, &a);
 }
 PN_SCRATCH_FN(batch_norm_eval_fwd) {

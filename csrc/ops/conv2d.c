@@ -12,6 +12,11 @@
  *
  *   y = act(conv2d(x, W, b))       relu in the tiles' epilogue, others in place
  *   dz = dy act'(y)                then as above
+ *
+ *   y = relu(conv2d(x, W s, (b - running_mean) s + bias) + residual),  s = weight / sqrt(running_var + eps)
+ *
+ * A plan may keep W as the sums read it, in an argument behind scratch (kept below): sized by the scratch
+ * function, filled by a call whose y has no memory. Such a call's result has the same bits.
  */
 #include "pn_conv_lanes.h"
 #include "pn_conv_scatter.h"
@@ -22,13 +27,19 @@
 /* ---- the three products ------------------------------------------------------------------------------- */
 
 /* Scratch suffices for either algorithm, as the precision may be set between its being sized and the call. */
-static void run_form(pn_call *c, const conv *form, void *scratch) {
+static int is_fast(const conv *form) { return suits_winograd(form) && !pn_exact(); }
+
+static void run_form_by(pn_call *c, const conv *form, int fast, void *scratch) {
     if (is_depthwise(form))
         run_lanes(c, form, scratch);
-    else if (suits_winograd(form) && !pn_exact())
+    else if (fast)
         run_winograd(c, form, scratch);
     else
         run_direct(c, form, scratch);
+}
+
+static void run_form(pn_call *c, const conv *form, void *scratch) {
+    run_form_by(c, form, is_fast(form), scratch);
 }
 
 static int64_t form_scratch(const conv *form) {
@@ -84,19 +95,69 @@ static int64_t by_weights_scratch(const geometry *g, const pn_array *dy, const p
     return suits_winograd(&form) ? pn_max(need, adjoint_scratch(&form)) : need;
 }
 
+/* ---- weights that are kept ------------------------------------------------------------------------------ */
+
+typedef struct kept { /* [this | bias of the call's own | w as the sums read it] */
+    int64_t fast; /* the algorithm that it is for, whatever the precision is by now */
+    T bias[];
+} kept;
+
+#define KEPT(k) (c->n_arg > PNA_##k##_scratch + 1 ? c->arg[PNA_##k##_scratch + 1].data : NULL)
+#define IS_KEPT(k) (c->n_arg > PNA_##k##_scratch + 1)
+
+static int64_t kept_head(const conv *form) {
+    return round_up((int64_t)sizeof(kept), PN_ALIGN) + bytes_of(form->co);
+}
+
+static int64_t kept_bytes(const conv *form) {
+    int64_t w = is_depthwise(form) ? lanes_scratch(form)
+                : is_fast(form)    ? all_weights_bytes(form)
+                                   : plan_direct(form).w_bytes;
+    return kept_head(form) + w;
+}
+
+static void keep(pn_call *c, conv *form, kept *to) {
+    to->fast = is_fast(form);
+    form->ready = (char *)to + kept_head(form);
+    if (is_depthwise(form)) {
+        lanes j = plan_lanes(form);
+        pack_lanes(&j, form->ready);
+    } else if (to->fast) {
+        all_weights(c, form);
+    } else {
+        direct j = plan_direct(form);
+        pack_direct(c, &j, form->ready);
+    }
+    for (int64_t o = 0; form->bias && o < form->co; o++) to->bias[o] = form->bias[o];
+}
+
+/* The convolution, or, where y has no memory, its weights alone. */
+static void run_kept(pn_call *c, conv *form, kept *k, void *scratch) {
+    if (!k) {
+        run_form(c, form, scratch);
+    } else if (!form->y) {
+        keep(c, form, k);
+    } else {
+        form->ready = (char *)k + kept_head(form);
+        run_form_by(c, form, (int)k->fast, scratch);
+    }
+}
+
 /* ---- forward -------------------------------------------------------------------------------------------- */
 
+#define FORWARD(k)                                                                                 \
+    geometry g = GEOMETRY(k);                                                                      \
+    conv form = forward_of(&g, ARG(k, x), ARG(k, W), ARG(k, y))
+
 PN_FN(conv2d_fwd) {
-    geometry g = GEOMETRY(conv2d_fwd);
-    conv form = forward_of(&g, ARG(conv2d_fwd, x), ARG(conv2d_fwd, W), ARG(conv2d_fwd, y));
+    FORWARD(conv2d_fwd);
     form.bias = ARG(conv2d_fwd, b)->data;
-    run_form(c, &form, ARG(conv2d_fwd, scratch)->data);
+    run_kept(c, &form, KEPT(conv2d_fwd), ARG(conv2d_fwd, scratch)->data);
 }
 
 PN_SCRATCH_FN(conv2d_fwd) {
-    geometry g = GEOMETRY(conv2d_fwd);
-    conv form = forward_of(&g, ARG(conv2d_fwd, x), ARG(conv2d_fwd, W), ARG(conv2d_fwd, y));
-    return form_scratch(&form);
+    FORWARD(conv2d_fwd);
+    return IS_KEPT(conv2d_fwd) ? kept_bytes(&form) : form_scratch(&form);
 }
 
 void PN_NAME(relu_fwd)(pn_call *c); /* of activation.c: the tiles have it in their epilogue */
@@ -105,19 +166,65 @@ PN_FN(conv2d_act_fwd) {
     pn_array *y = ARG(conv2d_act_fwd, y), arg[2] = {*y, *y};
     pn_call act = {.arg = arg, .par = c->par, .n_arg = 2};
     pn_fn fn = pn_kernel_fn((int)PAR(conv2d_act_fwd, fwd).i, PN_DTYPE);
-    geometry g = GEOMETRY(conv2d_act_fwd);
-    conv form = forward_of(&g, ARG(conv2d_act_fwd, x), ARG(conv2d_act_fwd, W), y);
+    FORWARD(conv2d_act_fwd);
     form.bias = ARG(conv2d_act_fwd, b)->data;
     form.relu = fn == PN_NAME(relu_fwd);
-    run_form(c, &form, ARG(conv2d_act_fwd, scratch)->data);
-    if (!form.relu) fn(&act);
+    run_kept(c, &form, KEPT(conv2d_act_fwd), ARG(conv2d_act_fwd, scratch)->data);
+    if (!form.relu && y->data) fn(&act);
 }
 
 PN_SCRATCH_FN(conv2d_act_fwd) {
-    geometry g = GEOMETRY(conv2d_act_fwd);
-    conv form =
-        forward_of(&g, ARG(conv2d_act_fwd, x), ARG(conv2d_act_fwd, W), ARG(conv2d_act_fwd, y));
-    return form_scratch(&form);
+    FORWARD(conv2d_act_fwd);
+    return IS_KEPT(conv2d_act_fwd) ? kept_bytes(&form) : form_scratch(&form);
+}
+
+/* ---- with batch norm of given statistics ----------------------------------------------------------------- */
+
+typedef struct folding {
+    const pn_array *w;
+    const T *b, *weight, *bias, *mean, *var;
+    double eps;
+    T *to, *to_bias;
+} folding;
+
+/* W s and (b - mean) s + bias of one output channel */
+static void fold_body(pn_call *call, void *arg, int64_t o, int worker) {
+    const folding *f = arg;
+    int64_t n = f->w->shape[1] * f->w->shape[2] * f->w->shape[3];
+    const T *w = (const T *)f->w->data + o * n;
+    double s = (f->weight ? (double)f->weight[o] : 1) / sqrt((double)f->var[o] + f->eps);
+    double b = (f->b ? (double)f->b[o] : 0) - (double)f->mean[o];
+    (void)call, (void)worker;
+    for (int64_t k = 0; k < n; k++) f->to[o * n + k] = w[k] * (T)s;
+    f->to_bias[o] = (T)(b * s + (f->bias ? (double)f->bias[o] : 0));
+}
+
+/* scratch: [W s | bias | that of the convolution] */
+PN_FN(conv2d_norm_fwd) {
+    kept *k = KEPT(conv2d_norm_fwd);
+    char *scratch = ARG(conv2d_norm_fwd, scratch)->data;
+    FORWARD(conv2d_norm_fwd);
+    folding f = {.w = ARG(conv2d_norm_fwd, W),
+                 .b = ARG(conv2d_norm_fwd, b)->data,
+                 .weight = ARG(conv2d_norm_fwd, weight)->data,
+                 .bias = ARG(conv2d_norm_fwd, bias)->data,
+                 .mean = ARG(conv2d_norm_fwd, running_mean)->data,
+                 .var = ARG(conv2d_norm_fwd, running_var)->data,
+                 .eps = PAR(conv2d_norm_fwd, eps).f,
+                 .to = (T *)scratch};
+    scratch += bytes_of(pn_size(f.w));
+    f.to_bias = (T *)scratch, scratch += bytes_of(form.co);
+    if (!k || !form.y) pn_for(c, form.co, fold_body, &f);
+    form.w = f.to, form.bias = k && form.y ? k->bias : f.to_bias;
+    form.relu = PAR(conv2d_norm_fwd, relu).i != 0;
+    form.residual = ARG(conv2d_norm_fwd, residual)->data;
+    run_kept(c, &form, k, scratch);
+}
+
+PN_SCRATCH_FN(conv2d_norm_fwd) {
+    FORWARD(conv2d_norm_fwd);
+    if (IS_KEPT(conv2d_norm_fwd)) return kept_bytes(&form);
+    return bytes_of(pn_size(ARG(conv2d_norm_fwd, W))) + bytes_of(form.co) + form_scratch(&form);
 }
 
 /* ---- the adjoints as ops ------------------------------------------------------------------------------ */

@@ -45,17 +45,18 @@ static int64_t most_of(const axis *a) {
     if (a->kernel) return a->kernel;
     return a->m ? pn_min(a->n, pn_ceil_div(a->n, a->m) + 1) : 0;
 }
-static int64_t floor_div(int64_t a, int64_t b) {
+PN_INLINE int64_t floor_div(int64_t a, int64_t b) {
+    if (b == 1) return a; /* most often: a division takes as long as a few vectors */
     return a / b - (a % b != 0 && (a < 0) != (b < 0));
 }
 
-static window window_of(const axis *a, int64_t i) {
+PN_INLINE window window_of(const axis *a, int64_t i) {
     if (!a->kernel) {
         int64_t lo = i * a->n / a->m, hi = pn_ceil_div((i + 1) * a->n, a->m);
         return (window){lo, 1, 0, hi - lo};
     }
     window w = {i * a->stride - a->pad, a->dilation, 0, 0};
-    if (w.first < 0) w.k0 = pn_ceil_div(-w.first, a->dilation);
+    if (w.first < 0) w.k0 = -floor_div(w.first, a->dilation);
     w.k1 = pn_max((int64_t)0, floor_div(a->n - 1 - w.first, a->dilation) + 1);
     w.k1 = pn_min(a->kernel, w.k1);
     w.k0 = pn_min(w.k0, w.k1);
@@ -63,7 +64,7 @@ static window window_of(const axis *a, int64_t i) {
 }
 
 /* Outputs whose windows may hold element e: [*lo, *hi) */
-static void holders(const axis *a, int64_t e, int64_t *lo, int64_t *hi) {
+PN_INLINE void holders(const axis *a, int64_t e, int64_t *lo, int64_t *hi) {
     if (!a->kernel) {
         *lo = e * a->m / a->n, *hi = pn_ceil_div((e + 1) * a->m, a->n);
         return;
@@ -73,9 +74,9 @@ static void holders(const axis *a, int64_t e, int64_t *lo, int64_t *hi) {
     *hi = pn_min(a->m, floor_div(e + a->pad, a->stride) + 1);
 }
 /* e's number in the window, or -1 */
-static int64_t number_in(const window *w, int64_t e) {
-    int64_t d = e - w->first;
-    return d % w->step == 0 && d / w->step >= w->k0 && d / w->step < w->k1 ? d / w->step : -1;
+PN_INLINE int64_t number_in(const window *w, int64_t e) {
+    int64_t d = e - w->first, k = floor_div(d, w->step);
+    return k * w->step == d && k >= w->k0 && k < w->k1 ? k : -1;
 }
 
 /* What a window's sum is divided by: with padding counted, its part within the padded image */
@@ -121,20 +122,29 @@ PN_INLINE VI get_place(const pool *p, int64_t at, int64_t count) {
 
 #define LEFT (full ? PN_VL : m) /* lanes of this vector within PN_ROW */
 
-/* The statement for each pixel (item, row, col) of an image of height x width in the chunk, which lies at `at` */
-#define PIXELS(height, width, ...)                                                                 \
+/* The last statement for each pixel (item, row, col) of an image of height x width in the chunk, which lies at `at`;
+ * of_row before those of a row */
+#define PIXELS(height, width, of_row, ...)                                                         \
     const pool *p = arg;                                                                           \
     const int64_t C = p->channels, last_ = pn_min(p->pixels, (chunk + 1) * p->per);                \
     (void)c, (void)worker;                                                                         \
-    for (int64_t pixel_ = chunk * p->per; pixel_ < last_; pixel_++) {                              \
-        const int64_t col = pixel_ % (width), row = pixel_ / (width) % (height);                   \
-        const int64_t item = pixel_ / (width) / (height), at = pixel_ * C;                         \
-        __VA_ARGS__                                                                                \
+    for (int64_t pixel_ = chunk * p->per; pixel_ < last_;) {                                       \
+        const int64_t line_ = pixel_ / (width), row = line_ % (height), item = line_ / (height);   \
+        const int64_t end_ = pn_min(last_, (line_ + 1) * (width));                                 \
+        of_row;                                                                                    \
+        for (int64_t col = pixel_ - line_ * (width); pixel_ < end_; pixel_++, col++) {             \
+            const int64_t at = pixel_ * C;                                                         \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
     }
+#define BOTH_OF(...) __VA_ARGS__ /* one argument of a macro, whatever commas are in it */
 /* ... for each pixel of what is pooled, with its windows */
 #define WINDOWS(...)                                                                               \
-    PIXELS(p->h.m, p->w.m, const T *image = p->x + item * p->h.n * p->w.n * C;                     \
-           const window h = window_of(&p->h, row), w = window_of(&p->w, col); __VA_ARGS__)
+    PIXELS(p->h.m, p->w.m,                                                                         \
+           BOTH_OF(const T *image = p->x + item * p->h.n * p->w.n * C;                             \
+                   const window h = window_of(&p->h, row)),                                        \
+           const window w = window_of(&p->w, col);                                                 \
+           __VA_ARGS__)
 /* ... for each element (kh, kw) of the window: number, and v within PN_ROW */
 #define ELEMENTS(kh) for (int64_t kw = w.k0; kw < w.k1; kw++)
 #define ELEMENT(kh)                                                                                \
@@ -173,8 +183,9 @@ static void average_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
 /* The statement for each window (above, left) that holds the pixel, which is its element (kh, kw); first: none before */
 #define HOLDERS(...)                                                                               \
     PIXELS(                                                                                        \
-        p->h.n, p->w.n, int64_t top, bottom, begin, end; int first = 1; T *y = p->y + at;          \
-        holders(&p->h, row, &top, &bottom); holders(&p->w, col, &begin, &end);                     \
+        p->h.n, p->w.n, BOTH_OF(int64_t top, bottom; holders(&p->h, row, &top, &bottom)),          \
+        int64_t begin, end;                                                                        \
+        int first = 1; T *y = p->y + at; holders(&p->w, col, &begin, &end);                        \
         for (int64_t above = top; above < bottom; above++) {                                       \
             const window h = window_of(&p->h, above);                                              \
             const int64_t kh = number_in(&h, row);                                                 \

@@ -2,11 +2,6 @@
 
 cdef enum:
     WINDOW = 64              # calls in which the next of a chain is looked for
-    # weights are turned for so many columns and rows of a linear layer's result
-    TURN_COLUMNS = 32
-    TURN_FROM = 2
-    TURN_TO = 96
-    MOST_TURNED = 1 << 28  # bytes that the plans of a function may keep so
 
 cdef int64_t FUSE_BYTES = 1 << 20  # memory traffic that a chain must save
 
@@ -496,64 +491,3 @@ cdef int add_scratch(Plan p, int64_t nbytes) except -1:
         p.n_buf += 1
     p.n_arg += 1
     return 0
-
-
-# ---- weights ---------------------------------------------------------------------------------------------
-
-cdef int turn_weights(Plan p, dict packs) except -1:
-    """Lets linear layers read W[O, I] from memory in which its columns are contiguous, as products of few rows want
-    to: written once. packs: (storage, place) → (version, memory), shared by the plans of a function."""
-    cdef int64_t i, j, rows
-    cdef Storage s
-    cdef pn_array *w
-    for i in range(p.n_call):
-        if (<OpBase>p.ops[i]).name not in ("linear", "linear_act"):
-            continue
-        j = p.call[i].first_arg + 1
-        w = &p.arg[j]
-        rows = size_of(&p.arg[p.call[i].first_arg]) // max(1, w.shape[1])
-        if p.arg_buf[j] < 0 or p.place[p.arg_buf[j]].kind != FIXED or p.place[p.arg_buf[j]].written or \
-                not is_dense(w) or w.shape[0] < TURN_COLUMNS or not TURN_FROM <= rows <= TURN_TO:
-            continue
-        s = p.held[p.place[p.arg_buf[j]].index]
-        if may_be_turned(s):
-            read_turned(p, j, s, packs)
-    return 0
-
-
-cdef bint may_be_turned(Storage s) noexcept:
-    """Whether the version of s tells of every change: memory that others may write has no such version."""
-    return not s.exposed and not s.borrowed and not s.n_open
-
-
-cdef int read_turned(Plan p, int64_t j, Storage s, dict packs) except -1:
-    """Argument j, a weight in s, comes from packs."""
-    cdef pn_array src = p.arg[j], dst = p.arg[j]
-    cdef Storage t
-    cdef int64_t version = s.version, nbytes = size_of(&src) * ITEMSIZE[src.dtype]
-    key = s, p.arg_off[j], src.shape[0], src.shape[1], src.dtype
-    found = packs.get(key)
-    dst.strides[0], dst.strides[1] = 1, src.shape[0]
-    if found is None or found[0] != version:
-        if sum([kept.nbytes for _, kept in packs.values()]) + nbytes > MOST_TURNED:
-            return 0
-        t = new_storage(nbytes)
-        src.data, dst.data = <char *>s.data + p.arg_off[j], t.data
-        copy_into(&src, &dst)
-        packs[key] = found = version, t
-    resize_plan(p, p.n_arg, p.n_par, p.n_buf + 1)
-    hold(p, p.n_buf, found[1])
-    p.place[p.n_buf].nbytes = (<Storage>found[1]).nbytes
-    dst.data = NULL
-    p.arg[j], p.arg_buf[j], p.arg_off[j] = dst, <int32_t>p.n_buf, 0
-    p.n_buf += 1
-    p.turned.append((s, version))
-    return 0
-
-
-cdef bint turned_fit(list turned) noexcept:
-    """Whether the weights that a plan has turned are as they were."""
-    for s, version in turned:
-        if (<Storage>s).version != <int64_t>version or not may_be_turned(s):
-            return False
-    return True

@@ -84,10 +84,11 @@ cdef bint may_fail(OpBase op):
     return bool(getattr(op, "valid", None)) or (op.fwd is not None and may_fail(op.fwd))
 
 
-def plan_of(Recorder r not None, list inputs, list outs, dict packs=None):
+def plan_of(Recorder r not None, list inputs, list outs, dict packs=None, OpBase joint=None):
     """The plan of what r recorded: a function of `inputs` that gave `outs`, Tensors and other objects.
 
-    packs: where weights that the plan may keep in a form of its own are kept; see turn_weights.
+    packs: where weights that the plan may keep in a form of its own are kept; see keep_weights.
+    joint: conv2d_norm, where a convolution and the batch norm behind it may become one, which changes last bits.
     Returns None, with the reason in r.why, where a replay could not do the same.
     """
     cdef Plan p = Plan.__new__(Plan)
@@ -109,9 +110,11 @@ def plan_of(Recorder r not None, list inputs, list outs, dict packs=None):
         return None
     take_tape(p, r)
     fold_copies(p)
+    if joint is not None:
+        join_norms(p, joint)
     drop_dead(p)
     if packs is not None and pn_grad_off and not p.bound and not p.entry:
-        turn_weights(p, packs)
+        keep_weights(p, packs)
     fuse_chains(p)  # last: chains point into the plan's parameters
     lay_out_pool(p)
     let_go(p)

@@ -320,6 +320,46 @@ _conv2d_act = _Conv2dAct(
 )  # fmt: skip
 
 
+# ---- with batch norm of given statistics ---------------------------------------------------------------------
+
+
+def _norm_shape(shapes, eps, relu, **params):
+    if shapes[7] is not None and shapes[7] != (shapes[0][0], shapes[1][0], *params["size"]):
+        raise ValueError(f"conv2d_norm: argument 'residual': expected shape "
+                         f"{(shapes[0][0], shapes[1][0], *params['size'])}, got {shapes[7]}")  # fmt: skip
+    return _shape(shapes[:3], **params)
+
+
+def _norm_formula(x, w, b, weight, bias, running_mean, running_var, residual, eps, relu, **numbers):
+    y = _conv2d(x, w, b, **_plain(numbers))
+    return OPS.batch_norm_eval(y, weight, bias, running_mean, running_var, residual, eps=eps, relu=relu)
+
+
+def _norm_reference(x, W, b, weight, bias, running_mean, running_var, residual=None, eps=1e-5, relu=False, **numbers):
+    y = _reference(x, W, b, **_plain(numbers))
+    return OPS["batch_norm_eval"].reference(y, weight, bias, running_mean, running_var, residual, eps, relu)
+
+
+def _norm_samples(rng):
+    for k, (x, w, y, geo) in enumerate(_cases()):
+        given = [rng.uniform(-2, 2, w[0]) if k % (2 + j) == 0 else None for j in range(3)]
+        residual = rng.standard_normal(y) if k % 3 != 1 else None
+        arrays = rng.standard_normal(x), rng.standard_normal(w), *given, rng.standard_normal(w[0])
+        yield (*arrays, rng.uniform(0.25, 4, w[0]), residual), {"size": y[2:], "relu": k % 4 == 3, **geo}
+
+
+_conv2d_norm = Op(
+    "conv2d_norm", "x[N,C,H,W] W[O,I,A,B] b[O]? weight[O]? bias[O]? running_mean[O]:C running_var[O]:C "
+    "residual[N,O,P,Q]?", "y[N,O,P,Q]", kernel="conv2d_norm_fwd", layout="nhwc", promote=False, shape=_norm_shape,
+    params={"eps": 1e-5, "relu": False, "size": tuple, **GEOMETRY}, formula=_norm_formula, flops="2*n*I*A*B",
+    reference=_norm_reference, samples=_norm_samples, domain={"running_var": (0.25, 4)},
+    errors=[((np.ones((1, 2, 4, 4)), np.ones((3, 2, 3, 3)), None, None, None, np.ones(3), np.ones(3),
+              np.ones((1, 3, 1, 2))), {"size": (2, 2)}, ValueError, "conv2d_norm: argument 'residual': expected")],
+    doc="batch_norm_eval(conv2d(x, W, b), …) in one pass, W and b multiplied by the norm's factor beforehand. Sessions "
+        "compute so.",
+)  # fmt: skip
+
+
 # ---- functions ---------------------------------------------------------------------------------------------
 
 
