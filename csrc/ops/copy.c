@@ -8,6 +8,8 @@
  * are contiguous along different dimensions, as in a transpose, squares of SIDE x SIDE elements go
  * through a buffer: read along the one, turned in 4 x 4 pieces, written along the other, so that every
  * cache line is moved once whatever the strides.
+ * Where y's contiguous dimension has only 2 or 3 elements, as channels of an image have, they are woven: x is read
+ * along as many lines at once.
  * A float out of an integer's range becomes the nearest integer that fits, NaN becomes 0.
  */
 #include <string.h>
@@ -264,9 +266,65 @@ static void turn_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     }
 }
 
+/* ---- few channels ------------------------------------------------------------------------------- */
+
+static int woven(const nest *t) {
+    int last = t->ndim - 1;
+    return t->x && t->from == t->to && t->ys[last] == 1 && t->xs[last] != 1 &&
+           t->shape[last] <= 3 && last > 0 && t->xs[last - 1] == 1;
+}
+
+/* y[i, k] = x[k, i], k < m; m is a constant, and xs and step are bytes from row to row */
+#define WEAVE(type, m)                                                                             \
+    for (int64_t i = 0; i < n; i++)                                                                \
+        for (int k = 0; k < m; k++) ((type *)(y + i * step))[k] = ((const type *)(x + k * xs))[i]; \
+    break
+
+static void weave(int64_t size, int64_t m, const char *x, int64_t xs, char *y, int64_t step,
+                  int64_t n) {
+    switch (size * 4 + m) {
+    case 4 + 2:
+        WEAVE(uint8_t, 2);
+    case 4 + 3:
+        WEAVE(uint8_t, 3);
+    case 16 + 2:
+        WEAVE(uint32_t, 2);
+    case 16 + 3:
+        WEAVE(uint32_t, 3);
+    case 32 + 2:
+        WEAVE(uint64_t, 2);
+    case 32 + 3:
+        WEAVE(uint64_t, 3);
+    }
+}
+
+/* total counts the places of all dimensions but the last */
+static void weave_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
+    const nest *t = arg;
+    int last = t->ndim - 1;
+    int64_t size = itemsize[t->to], lo = chunk * t->grain, hi = pn_min(t->total, lo + t->grain);
+    (void)c, (void)worker;
+    for (int64_t n; lo < hi; lo += n) {
+        int64_t rest = lo, x = 0, y = 0;
+        n = pn_min(hi - lo, t->shape[last - 1] - lo % t->shape[last - 1]);
+        for (int d = last - 1; d >= 0; d--) {
+            x += rest % t->shape[d] * t->xs[d], y += rest % t->shape[d] * t->ys[d];
+            rest /= t->shape[d];
+        }
+        weave(size, t->shape[last], t->x + x * size, t->xs[last] * size, t->y + y * size,
+              t->ys[last - 1] * size, n);
+    }
+}
+
 static void copy(pn_call *c, const pn_array *x, const pn_array *y) {
     nest t = merged(x, y);
     int d = turned(&t);
+    if (woven(&t)) {
+        t.total /= t.shape[t.ndim - 1];
+        t.grain = pn_grain(CHUNK / 2);
+        pn_for(c, pn_ceil_div(t.total, t.grain), weave_chunk, &t);
+        return;
+    }
     if (d >= 0) {
         int64_t n = t.shape[t.ndim - 1], m = t.shape[d];
         t.total = t.total / (n * m) * pn_ceil_div(n, SIDE) * pn_ceil_div(m, SIDE);
