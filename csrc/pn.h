@@ -25,9 +25,6 @@ typedef struct pn_array {
     int64_t strides[PN_MAXDIM]; /* in elements; 0 where a dimension is broadcast */
 } pn_array;
 
-/* So few rows by contiguous columns of so many elements are products of their own order: see pn_gemm.c. */
-enum { PN_DOT_ROWS = 4, PN_DOT_FROM = 128 };
-
 typedef union pn_value {
     int64_t i;
     double f;

@@ -125,11 +125,13 @@
 #define DOT_AHEAD (8192 / (int)sizeof(T))
 #endif
 
-/* A dot product has SUMS sums, the same on every machine, in blocks of KD; up to DOT_ROWS rows by contiguous columns
- * of DOT_FROM elements or more are dot products, and a single row always is: all this is part of their value. */
+/* A dot product has SUMS sums, the same on every machine, in blocks of KD; up to DOT_ROWS rows by contiguous columns of
+ * DOT_FROM elements or more are dot products, and a single row always is: all this is part of their value. */
 #define SUMS ((int)(256 / sizeof(T)))
 #define KD 2048
-#define DOT_ROWS PN_DOT_ROWS
-#define DOT_FROM PN_DOT_FROM
+#define DOT_ROWS 4
+#ifndef DOT_FROM
+#define DOT_FROM 128
+#endif
 
 #endif

@@ -367,13 +367,6 @@ def test_turned_weights_give_the_same_bits(rows, act):
     assert _core.n_turned(f.plans[0]) == (2 if 1 < rows < 100 else 0)
 
 
-@pytest.mark.parametrize("width", [127, 128, 300])
-@pytest.mark.parametrize("rows", [2, 3, 4, 5])
-def test_weights_of_dot_products_are_not_turned(rows, width):
-    f = equal(nn.Linear(width, 40), rand(rows, width))
-    assert _core.n_turned(f.plans[0]) == (rows > 4 or width < 128)
-
-
 def test_turned_weights_follow_the_parameters():
     model = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40))
     f, session = pynn.compile(model), model.session()
