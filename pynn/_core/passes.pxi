@@ -512,6 +512,8 @@ cdef int turn_weights(Plan p, dict packs) except -1:
         j = p.call[i].first_arg + 1
         w = &p.arg[j]
         rows = size_of(&p.arg[p.call[i].first_arg]) // max(1, w.shape[1])
+        if rows <= PN_DOT_ROWS and w.shape[1] >= PN_DOT_FROM:
+            continue  # its sums have the order of memory
         if p.arg_buf[j] < 0 or p.place[p.arg_buf[j]].kind != FIXED or p.place[p.arg_buf[j]].written or \
                 not is_dense(w) or w.shape[0] < TURN_COLUMNS or not TURN_FROM <= rows <= TURN_TO:
             continue
