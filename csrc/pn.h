@@ -16,6 +16,10 @@
 #define PN_MAXDIM 8
 #define PN_ALIGN 64 /* every storage starts on a cache line, the width of the widest vector */
 
+/* Products of up to PN_DOT_ROWS rows of PN_DOT_FROM elements or more by contiguous columns have an
+ * order of sums of their own (pn_gemm.h): by contiguous rows they have other last bits. */
+enum { PN_DOT_ROWS = 4, PN_DOT_FROM = 128 };
+
 enum { PN_NONE = -1, PN_F32, PN_F64, PN_I64, PN_I32, PN_U8, PN_BOOL, PN_NDTYPE };
 
 typedef struct pn_array {

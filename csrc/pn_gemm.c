@@ -25,8 +25,8 @@
  * Tiles of a chunk have almost equal heights (32 rows are 6+6+5+5+5+5, not 5 times 6 and 2) and each height
  * has its own kernel. At the right edge the two vectors of a tile overlap; a C of fewer columns than a
  * vector takes masks or, where the machine has none, a padded copy; if it is much less and A's columns are
- * contiguous, or its rows turn fast, C' = B'A' is solved, which fills the vectors. C's columns must be contiguous for the kernel: a column-major C is solved as
- * C' = B'A', others go through a tile-sized buffer.
+ * contiguous, or its rows turn fast, C' = B'A' is solved, which fills the vectors. C's columns must be
+ * contiguous for the kernel: a column-major C is solved as C' = B'A', others go through a tile-sized buffer.
  *
  * How many chunks there are depends on m, n, k and the batch only; pn_gemm_choices.h has the sizes.
  */
@@ -179,8 +179,8 @@ static void finish_row(const pn_gemm_args *g, T *total, int64_t i, int64_t j, in
 
 /* Dot products, or one row by a B that need not be packed. */
 static void run_rows(const job *w, const pn_gemm_args *g) {
-    T sums[DOT_ROWS * STRIP] __attribute__((aligned(PN_ALIGN))),
-        total[DOT_ROWS * STRIP] __attribute__((aligned(PN_ALIGN))), rows[DOT_ROWS * KD];
+    T sums[PN_DOT_ROWS * STRIP] __attribute__((aligned(PN_ALIGN))),
+        total[PN_DOT_ROWS * STRIP] __attribute__((aligned(PN_ALIGN))), rows[PN_DOT_ROWS * KD];
     for (int64_t j = 0, n; j < g->n; j += n) {
         T *c = g->c.p + j * g->c.cs;
         n = pn_min(STRIP, g->n - j);
@@ -315,7 +315,7 @@ static void plan_split(job *w) {
 
 static void plan_own(job *w, int64_t batch) {
     const pn_gemm_args *g = w->g;
-    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m <= DOT_ROWS ? STRIP : NC);
+    int64_t mc = pn_min(g->m, MC), nc = pn_min(g->n, g->m <= PN_DOT_ROWS ? STRIP : NC);
     for (;; nc > 4 * NR ? (nc /= 2) : (mc /= 2)) {
         w->rows = pn_ceil_div(g->m, mc);
         w->cols = pn_ceil_div(g->n, nc);
@@ -342,15 +342,22 @@ static int is_narrow(const pn_gemm_args *g) {
            (g->a.rs == 1 || (TURN_ROWS && g->a.cs == 1));
 }
 
+/* Rows by one B: those of a batch count, whether their strides let them be merged or not. */
+static int64_t rows_by_b(const pn_gemm_args *g) {
+    int64_t rows = g->m;
+    for (int d = 0; d < g->n_batch; d++) rows *= g->b.bs[d] ? 1 : g->batch[d];
+    return rows;
+}
+
 /* Whether elements are dot products along memory. */
-static int has_dots(const pn_gemm_args *g) {
-    return g->m <= DOT_ROWS && g->b.rs == 1 && g->k >= (g->m == 1 ? 2 : DOT_FROM);
+static int has_dots(const pn_gemm_args *g, int64_t rows) {
+    return rows <= PN_DOT_ROWS && g->b.rs == 1 && g->k >= (rows == 1 ? 2 : PN_DOT_FROM);
 }
 
 /* Whether C' = B' A' is solved: always where that makes dot products. */
 static int turns(const pn_gemm_args *g) {
-    if (g->m == 1 || has_dots(g)) return 0;
-    return g->n == 1 || (g->n <= DOT_ROWS && g->a.cs == 1 && g->k >= DOT_FROM) ||
+    if (g->m == 1 || has_dots(g, rows_by_b(g))) return 0;
+    return g->n == 1 || (g->n <= PN_DOT_ROWS && g->a.cs == 1 && g->k >= PN_DOT_FROM) ||
            (g->c.cs != 1 && g->c.rs == 1) || is_narrow(g);
 }
 
@@ -362,19 +369,22 @@ static int is_scattered(const pn_mat *a) {
 }
 
 static void plan(job *w, const pn_gemm_args *g) {
-    int64_t batch, mc, nc;
+    int64_t batch, mc, nc, rows = rows_by_b(g);
     w->g = g;
     if (g->n_batch || turns(g)) { /* most products need no copy */
         w->own = *g;
         merge_rows(&w->own);
-        if (turns(&w->own)) transpose(&w->own);
+        if (turns(&w->own)) {
+            transpose(&w->own);
+            rows = w->own.m;
+        }
         w->g = g = &w->own;
     }
     batch = batch_of(g);
     w->units = 0;
     w->a_bytes = w->b_bytes = w->split = 0;
     if (!batch || !g->m || !g->n) return;
-    w->dots = has_dots(g);
+    w->dots = has_dots(g, rows);
     w->ks = cut(g->k, w->dots ? KD : KC);
     w->q0 = 0, w->q1 = w->ks.n;
     w->rows = w->cols = 1, w->units = w->group = batch;

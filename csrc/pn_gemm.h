@@ -34,8 +34,9 @@ typedef struct pn_gemm_args {
 } pn_gemm_args;
 
 /* By the kernels of pn_gemm.c, or by BLAS (pn_blas.c) where the user has chosen it and it can.
- * With the former the value of an element depends on its row of A, its column of B, what is
- * added, and k alone. */
+ * With the former the value of an element depends on its row of A, its column of B, what is added, k,
+ * and whether it is a dot product along memory: of a single row, or of up to PN_DOT_ROWS (all that share B) with
+ * k >= PN_DOT_FROM, by contiguous columns, or the same with A and B in each other's place. */
 void PN_NAME(gemm)(pn_call *c, const pn_gemm_args *g, void *scratch);
 
 /* Bytes of scratch for this product, often 0; it holds while the number of threads and

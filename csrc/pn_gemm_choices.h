@@ -1,7 +1,7 @@
 /* pn_gemm_choices.h: every size at which pn_gemm does one thing rather than another.
  *
- * None of them touches a value, but for KC, KD, SUMS, DOT_ROWS and DOT_FROM, which are part of an element's definition
- * and thus the same everywhere. benchmarks/gemm_choices.py measures them: it builds pn_gemm.c with others and compares.
+ * None of them touches a value, but for KC, KD and SUMS, which are part of an element's definition and thus
+ * the same everywhere. benchmarks/gemm_choices.py measures them: it builds pn_gemm.c with others and compares.
  * float32 and float64 share the counts of elements that are about work, and have their own where it is
  * about bytes. AVX2's were chosen on Zen 3 with 32 KB of L1, AVX-512's on Zen 5.
  */
@@ -125,13 +125,8 @@
 #define DOT_AHEAD (8192 / (int)sizeof(T))
 #endif
 
-/* A dot product has SUMS sums, the same on every machine, in blocks of KD; up to DOT_ROWS rows by contiguous columns of
- * DOT_FROM elements or more are dot products, and a single row always is: all this is part of their value. */
+/* A dot product has SUMS sums, the same on every machine, in blocks of KD: they are part of its value. */
 #define SUMS ((int)(256 / sizeof(T)))
 #define KD 2048
-#define DOT_ROWS 4
-#ifndef DOT_FROM
-#define DOT_FROM 128
-#endif
 
 #endif

@@ -3,11 +3,12 @@
  *     rows of B contiguous:      to[j] = fma(a_p, b_pj, ... fma(a_0, b_0j, 0)),  p < k
  *     columns of B contiguous:   to[j] = tree of l < SUMS of s_l,  s_l = fma(a_p, b_pj, ...) over p % SUMS == l
  *
- * The former (x W with a single row x) are the sums of the tile kernel in its order; B is streamed once, STREAMS rows at a time, or,
- * where it has no more than 8 vectors a row, row by row into sums that stay in registers. The latter (x W' with
- * a W by rows) are dot products along memory, one column after another. The tile kernel's order would need a
- * transpose in registers, which takes twice the time of reading B from L2 or L3. k counts as padded with
- * zeros; the tree halves: lane l is joined with l + SUMS/2, then SUMS/4 ... 1.
+ * The former (x W with a single row x) are the sums of the tile kernel in its order; B is streamed once,
+ * STREAMS rows at a time, or, where it has no more than SHORT vectors a row, row by row into sums that stay
+ * in registers. The latter (x W' with a W by rows, up to PN_DOT_ROWS rows x) are dot products along memory,
+ * one column after another. The tile kernel's order would need a transpose in registers, which takes twice
+ * the time of reading B from L2 or L3. k counts as padded with zeros; the tree halves: lane l is joined with
+ * l + SUMS/2, then SUMS/4 ... 1.
  */
 #ifndef PN_GEMM_ROW_H
 #define PN_GEMM_ROW_H
@@ -39,10 +40,12 @@ PN_INLINE void add_rows(const int rows, T *to, const T *a, int64_t acs, const T 
     }
 }
 
+#define SHORT 8 /* vectors of a row whose sums stay in registers */
+
 /* A row of nv vectors, the last of which may be part of one: its sums stay in registers for all of k. */
 PN_INLINE void short_row(const int nv, T *to, const T *a, int64_t acs, const T *b, int64_t rs,
                          int64_t n, int64_t k) {
-    V s[8];
+    V s[SHORT];
     ALL(v, nv) s[v] = (V){0};
     for (; k > 0; k--, a += acs, b += rs) {
         V x = pn_set1(*a);
@@ -75,7 +78,7 @@ static void row_by_rows(T *to, const T *a, int64_t acs, const T *b, int64_t rs, 
 PN_INLINE void dots(const int rows, T *to, int64_t ld, const T *a, int64_t ars, const T *b,
                     int64_t k, int64_t ahead) {
     enum { NS = SUMS / PN_VL };
-    V s[DOT_ROWS][NS];
+    V s[PN_DOT_ROWS][NS];
     int64_t p = 0;
     ALL(r, rows) ALL(i, NS) s[r][i] = (V){0};
     for (; p + SUMS <= k; p += SUMS) ALL(i, NS) {
@@ -116,7 +119,7 @@ static void rows_by_columns(int64_t m, T *to, int64_t ld, const T *a, int64_t ar
             dots(3, to, ld, a, ars, b, k, ahead);
             break;
         default:
-            dots(DOT_ROWS, to, ld, a, ars, b, k, ahead);
+            dots(PN_DOT_ROWS, to, ld, a, ars, b, k, ahead);
         }
 #else /* the sums of one row fill half of the registers */
         for (int64_t r = 0; r < m; r++) dots(1, to + r * ld, ld, a + r * ars, ars, b, k, ahead);

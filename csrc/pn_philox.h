@@ -5,7 +5,8 @@
  * 8 blocks: word w of block k of group q belongs to position 32q + 8w + k, so that 8 blocks run side by side and
  * no word changes its lane. Strides, threads and ISA have no part in it.
  */
-#pragma once
+#ifndef PN_PHILOX_H
+#define PN_PHILOX_H
 
 #include <string.h>
 
@@ -14,7 +15,7 @@
 #include <immintrin.h>
 #endif
 
-#define GROUP 32 /* positions that 8 blocks serve */
+#define PHILOX_GROUP 32 /* positions that 8 blocks serve */
 
 #if defined __AVX512F__
 #define PHILOX_LANES 8
@@ -27,7 +28,7 @@ typedef uint64_t philox_u __attribute__((vector_size(8 * PHILOX_LANES)));
 typedef uint32_t philox_w __attribute__((vector_size(4 * PHILOX_LANES)));
 
 /* the product of the lower halves of each lane */
-static inline philox_u mul_low(philox_u a, philox_u b) {
+static inline philox_u philox_mul(philox_u a, philox_u b) {
 #if defined __AVX512F__
     return (philox_u)_mm512_mul_epu32((__m512i)a, (__m512i)b);
 #elif defined __AVX2__
@@ -43,7 +44,7 @@ static inline philox_u mul_low(philox_u a, philox_u b) {
 /* vectors worked on side by side: a round waits for its products */
 #define PHILOX_SIDE (8 / PHILOX_LANES < 2 ? 1 : 2)
 
-/* The words of n positions from lo, a multiple of GROUP; rounded up to whole groups. What a round leaves in
+/* The words of n positions from lo, a multiple of PHILOX_GROUP; rounded up to whole groups. What a round leaves in
  * the upper half of a lane is never read. */
 static inline void philox_words(uint32_t *out, int64_t lo, int64_t n, const int64_t *key) {
     const philox_u m0 = (philox_u){0} + 0xD2511F53u, m1 = (philox_u){0} + 0xCD9E8D57u;
@@ -55,16 +56,16 @@ static inline void philox_words(uint32_t *out, int64_t lo, int64_t n, const int6
         k1[r] = (philox_u){0} + (uint32_t)((uint32_t)((uint64_t)key[0] >> 32) + r * 0xBB67AE85u);
     }
     for (int l = 0; l < PHILOX_LANES; l++) lanes[l] = (uint64_t)l;
-    for (int64_t i = 0; i < n; i += GROUP)
+    for (int64_t i = 0; i < n; i += PHILOX_GROUP)
         for (int part = 0; part < 8; part += PHILOX_SIDE * PHILOX_LANES) {
             philox_u c[PHILOX_SIDE][4];
             for (int s = 0; s < PHILOX_SIDE; s++) {
-                c[s][0] = lanes + (uint64_t)((lo + i) / GROUP * 8 + part + s * PHILOX_LANES);
+                c[s][0] = lanes + (uint64_t)((lo + i) / PHILOX_GROUP * 8 + part + s * PHILOX_LANES);
                 c[s][1] = c[s][0] >> 32, c[s][2] = low, c[s][3] = high;
             }
             for (int r = 0; r < PHILOX_ROUNDS; r++)
                 for (int s = 0; s < PHILOX_SIDE; s++) {
-                    philox_u p0 = mul_low(m0, c[s][0]), p1 = mul_low(m1, c[s][2]);
+                    philox_u p0 = philox_mul(m0, c[s][0]), p1 = philox_mul(m1, c[s][2]);
                     c[s][0] = (p1 >> 32) ^ c[s][1] ^ k0[r], c[s][1] = p1;
                     c[s][2] = (p0 >> 32) ^ c[s][3] ^ k1[r], c[s][3] = p0;
                 }
@@ -90,3 +91,5 @@ static inline keeping keeping_of(const pn_array *key, double p) {
     d.top = keep >= 4294967296.0 ? UINT32_MAX : d.none ? 0 : (uint32_t)keep - 1;
     return d;
 }
+
+#endif

@@ -3,6 +3,8 @@
 The contract. `compile(fn)` runs fn eagerly the first time that it meets a signature (shapes, dtypes and layout of
 the tensors among the arguments, plain values among them, grad mode, threads) and records the kernels. Later calls
 of that signature replay the record: bit for bit what fn would compute, without Python, without allocations.
+An argument that is neither dense nor channels-last is made dense first, in the recorded call too: where a product of
+few rows or columns reads it, its last bits are those of fn called on such a copy.
 
 Looked at again before each replay: the arguments; every parameter's memory; which `.grad`s are there; grad mode,
 threads, ISA level and precision; everything set on modules (attributes, train and eval, hooks) and on optimizers; what

@@ -367,6 +367,16 @@ def test_turned_weights_give_the_same_bits(rows, act):
     assert _core.n_turned(f.plans[0]) == (2 if 1 < rows < 100 else 0)
 
 
+def test_weights_of_dot_products_are_not_turned():
+    """Their sums have the order of memory, with up to 4 rows of 128 elements."""
+    model = nn.Linear(128, 40)
+    for x in (rand(2, 128), rand(4, 128), rand(2, 2, 128), rand(2, 4, 128)[:, :2], rand(128, 3).transpose(0, 1)):
+        assert _core.n_turned(equal(model, x).plans[0]) == 0
+    for x in (rand(5, 128), rand(3, 2, 128), rand(3, 4, 128)[:, :2]):  # 6 rows in steps that no matrix has
+        assert _core.n_turned(equal(model, x).plans[0]) == 1
+    assert _core.n_turned(equal(nn.Linear(127, 40), rand(4, 127)).plans[0]) == 1
+
+
 def test_turned_weights_follow_the_parameters():
     model = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 40))
     f, session = pynn.compile(model), model.session()

@@ -371,15 +371,16 @@ def test_a_bad_second_loss_leaves_gradients_and_arguments(clear):
     for _ in range(4):
         g(s, x, y1, y2)
     assert _core.alloc_stats()["n_alloc"] == before
-    grads = [(p.grad, p.grad.numpy_copy()) for p in (a, b)]
+    grads = [(id(p.grad), p.grad.numpy_copy()) for p in (a, b)]  # held by the parameters alone
     replays = g.replays
-    with pytest.raises(IndexError, match="target"):
-        g(s, rand(3, 4, seed=9), y1, Tensor(np.array([0, 1, 9])))
-    assert g.replays == replays + 1
+    for _ in range(3):
+        with pytest.raises(IndexError, match="target"):
+            g(s, rand(3, 4, seed=9), y1, Tensor(np.array([0, 1, 9])))
+    assert g.replays == replays + 3
     assert s.tolist() == [8, 8]
     for p, (grad, was) in zip((a, b), grads):
-        assert p.grad is grad
-        np.testing.assert_array_equal(grad.numpy(), was)
+        assert id(p.grad) == grad
+        np.testing.assert_array_equal(p.grad.numpy(), was)
 
 
 @pytest.mark.parametrize("change", ["attribute", "state"])

@@ -140,8 +140,9 @@ static void finish_scores(const attention *a, T *s, const T *mask, int64_t i, in
 
 /* For the n keys from j on of query i: what dropout multiplies their weights by, up to the next vector. */
 static void draw(const attention *a, const int64_t *h, int64_t i, int64_t j, int64_t n, T *keep) {
-    uint32_t u[KEYS_AT_ONCE + 2 * GROUP];
-    int64_t at = (((h[0] * a->G + h[1]) * a->R + h[2]) * a->N + i) * a->M + j, off = at % GROUP;
+    uint32_t u[KEYS_AT_ONCE + 2 * PHILOX_GROUP];
+    int64_t at = (((h[0] * a->G + h[1]) * a->R + h[2]) * a->N + i) * a->M + j,
+            off = at % PHILOX_GROUP;
     n = round_up(n, PN_VL);
     philox_words(u, at - off, off + n, a->keep.key);
     for (int64_t k = 0; k < n; k++)

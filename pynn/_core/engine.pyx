@@ -32,6 +32,7 @@ cnp.import_array()
 
 cdef extern from "pn.h" nogil:
     enum:
+        PN_DOT_ROWS, PN_DOT_FROM
         PN_MAXDIM, PN_NONE, PN_F32, PN_F64, PN_I64, PN_I32, PN_U8, PN_BOOL, PN_NDTYPE
         PN_OK, PN_E_INDEX, PN_E_VALUE, PN_E_MEMORY, PN_NISA
     ctypedef struct pn_array:

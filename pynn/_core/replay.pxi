@@ -194,9 +194,10 @@ cdef list run_instance(Instance n, list inputs, list ins, int64_t *times):
     for i in range(len(p.bound)):
         who, k, template = p.bound[i]
         if k >= 0:
-            if p.early[i]:  # the one that is bound may have to stay as it is
+            t = leaf_at(who, inputs)
+            if p.early[i] and n.grads[i] is t._grad:  # what is bound may have to stay as it is
                 n.grads[i], n.others[i] = n.others[i], n.grads[i]
-            t = spare_grad(n, i, leaf_at(who, inputs), template, p.place[k].nbytes)
+            t = spare_grad(n, i, t, template, p.place[k].nbytes)
             grads.append(t)
             point(n, k, t.storage.data)
         else:

@@ -120,12 +120,15 @@ cdef int keep_weights(Plan p, dict packs) except -1:
 
 
 cdef int turn_weights(Plan p, int64_t i, dict packs) except -1:
-    """Of a linear layer W[O, I], into memory in which its columns are contiguous, as products of few rows want to."""
+    """Of a linear layer W[O, I], into memory in which its columns are contiguous, as products of few rows want to, but
+    for those that are dot products, whose sums have the order of memory."""
     cdef int64_t j = p.call[i].first_arg + 1, rows
     cdef Storage s = constant(p, j)
     cdef pn_array *w = &p.arg[j]
     rows = size_of(&p.arg[p.call[i].first_arg]) // max(1, w.shape[1])
     if s is None or not is_dense(w) or w.shape[0] < TURN_COLUMNS or not TURN_FROM <= rows <= TURN_TO:
+        return 0
+    if rows <= PN_DOT_ROWS and w.shape[1] >= PN_DOT_FROM:
         return 0
     return read_turned(p, j, s, packs)
 

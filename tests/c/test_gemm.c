@@ -135,22 +135,18 @@ static void scale(const pn_gemm_args *g) {
         for (int64_t j = 0; j < g->n; j++) g->c.p[i * g->c.rs + j * g->c.cs] *= by;
 }
 
-/* Rows of a batch dimension that follow on others where B is shared are rows of one matrix. */
-static int64_t merged_rows(pn_gemm_args g) {
-    pn_mat *x[] = {&g.a, &g.c, &g.bias, &g.res};
-    for (int d = g.n_batch - 1; d >= 0; d--) {
-        int ok = g.b.bs[d] == 0;
-        for (int e = 0; e < 4; e++) ok &= g.m == 1 || x[e]->bs[d] == g.m * x[e]->rs;
-        for (int e = 0; ok && g.m == 1 && e < 4; e++) x[e]->rs = x[e]->bs[d];
-        if (ok) g.m *= g.batch[d];
-    }
-    return g.m;
+/* Rows of all matrices that share a B, however they lie. */
+static int64_t rows_by_b(const pn_gemm_args *g) {
+    int64_t rows = g->m;
+    for (int d = 0; d < g->n_batch; d++)
+        if (g->b.bs[d] == 0) rows *= g->batch[d];
+    return rows;
 }
 
 /* Whether the elements are dot products along memory: few rows by contiguous columns, or contiguous rows by few
  * columns. */
 static int dots(const pn_gemm_args *g) {
-    int64_t rows = merged_rows(*g);
+    int64_t rows = rows_by_b(g);
     if (rows <= DOT_ROWS && g->b.rs == 1 && g->k >= (rows == 1 ? 2 : DOT_FROM)) return 1;
     return rows > 1 && g->n <= DOT_ROWS && g->a.cs == 1 && g->k >= (g->n == 1 ? 2 : DOT_FROM);
 }
