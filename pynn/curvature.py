@@ -162,7 +162,8 @@ class BatchMean(Operator):
         params: leaves that require grad.
         batches: what can be walked any number of times: a DataLoader, or a list of tuples of Tensors or arrays, whose
             first member tells the size. Each product walks it once, a batch in memory at a time, and costs a gradient
-            more than the products of `kind` alone.
+            more than the products of `kind` alone. A shuffled loader has one order throughout, unless it has a
+            generator of its own.
         kind: Hessian or GaussNewton.
 
     Raises:
