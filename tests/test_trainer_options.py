@@ -208,6 +208,17 @@ def test_accumulated_batches_are_one_batch():
         assert many.history["loss"][0] == pytest.approx(one.history["loss"][0], rel=1e-5)
 
 
+def test_a_step_whose_weights_are_all_0():
+    """Its gradient is 0, as that of one batch of such samples is."""
+    w = np.where(np.arange(60) < 30, 0.0, 1.0)
+    one, many = (
+        fit(trainer_of(accumulate=k), X[:60], Y[:60], batch_size=30 // k, shuffle=False, sample_weight=w)
+        for k in (1, 3)
+    )
+    close(one, many)
+    assert many.history["loss"][0] == pytest.approx(one.history["loss"][0], rel=1e-5)
+
+
 def test_clipping():
     def stepped(t, clip):
         t.optimizer.zero_grad()
@@ -251,6 +262,9 @@ def test_schedules_by_step_and_by_epoch():
     ):
         with pytest.raises(ValueError, match=text):
             trainer_of(**options)
+    plateau = optim.lr_scheduler.ReduceLROnPlateau(other.optimizer)
+    with pytest.raises(ValueError, match="'schedule_every': expected 'epoch' for ReduceLROnPlateau, got 'step'"):
+        Trainer(other.model, other.loss, other.optimizer, schedule=plateau, schedule_every="step")
 
 
 def test_running_means_of_the_parameters():

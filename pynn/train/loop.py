@@ -159,7 +159,8 @@ class _Loop:
         if done == len(group):  # the epoch's last group, shorter than the others, was whole
             return
         parts = [_samples(x) if w is None else _sum(w) for x, _, w in group]
-        scales = [tensor(n / sum(parts), dtype) for n in parts]
+        whole = sum(parts) or 1.0  # of weights that are all 0, the gradient is 0
+        scales = [tensor(n / whole, dtype) for n in parts]
         snapshot.take()
         begin = run.batch, run.totals.state(), run.held, _grads(step.params) if done else None
         for k in range(done, len(group)):
