@@ -219,6 +219,27 @@ def test_a_step_whose_weights_are_all_0():
     assert many.history["loss"][0] == pytest.approx(one.history["loss"][0], rel=1e-5)
 
 
+@pytest.mark.parametrize("elements", [False, True])
+def test_a_loss_that_sums(elements):
+    """Weights of 1 change nothing, those of 2 are samples twice; accumulated batches are one batch of all."""
+    loss, y = (nn.MSELoss, RNG.standard_normal((60, 3))) if elements else (nn.CrossEntropyLoss, Y[:60])
+
+    def fitted(rows=slice(60), **options):
+        accumulate = options.pop("accumulate", 1)
+        t = trainer_of(loss(reduction="sum"), None, 1e-3, accumulate=accumulate)
+        return fit(t, X[rows], y[rows], **{"batch_size": 60, **options})
+
+    one, twice = fitted(), np.repeat(np.arange(60), 2)
+    for same in (
+        fitted(sample_weight=np.ones(60)),
+        fitted(accumulate=3, batch_size=20),
+        fitted(accumulate=3, batch_size=20, sample_weight=np.ones(60)),
+    ):
+        close(one, same)
+        assert same.history["loss"] == pytest.approx(one.history["loss"], rel=1e-5)
+    close(fitted(sample_weight=np.full(60, 2.0)), fitted(twice, batch_size=120))
+
+
 def test_clipping():
     def stepped(t, clip):
         t.optimizer.zero_grad()

@@ -143,7 +143,8 @@ class Trainer:
             shuffle: a new order each epoch.
             progress: show a progress bar, or a line an epoch where there is no terminal.
             validation_split: the part of the samples that is set aside as validation data, by chance.
-            sample_weight: a weight for each sample: a batch's loss is Σ wₖ·lossₖ/Σ wₖ.
+            sample_weight: a weight for each sample: a batch's loss is Σ wₖ·lossₖ/Σ wₖ, or
+                Σ wₖ·lossₖ where the loss sums (reduction="sum").
             class_weight: "balanced", {class: weight} or an array by class: weights of samples by their label.
             callbacks: besides the Trainer's own.
             sampler, drop_last, prefetch: as in pynn.data.DataLoader.
