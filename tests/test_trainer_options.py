@@ -181,6 +181,11 @@ def test_balanced_weights_and_labels_that_do_not_count():
         fit(trainer_of(), X, ignored, batch_size=60, sample_weight=np.ones(60)),
         fit(trainer_of(), X[:50], Y[:50], batch_size=60),
     )
+    for weights in ("balanced", [1, 2, 3]):
+        close(
+            fit(trainer_of(), X, ignored, batch_size=60, class_weight=weights),
+            fit(trainer_of(), X[:50], Y[:50], batch_size=60, class_weight=weights),
+        )
     for bad, text in (
         ([1.0] * 59, r"expected shape \(60,\)"),
         (-np.ones(60), "expected numbers >= 0"),
