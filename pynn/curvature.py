@@ -69,8 +69,9 @@ class Operator:
 
     @staticmethod
     def flat(tensors: Iterable[Tensor]) -> np.ndarray:
-        """Tensors as one float64 vector."""
-        return np.concatenate([t.detach().numpy_copy().astype(np.float64).ravel() for t in tensors])
+        """Tensors, and gradients by rows, as one float64 vector."""
+        dense = (t.to_dense() if isinstance(t, RowGradient) else t.detach() for t in tensors)
+        return np.concatenate([t.numpy_copy().astype(np.float64).ravel() for t in dense])
 
     def linear_operator(self):
         """This matrix for SciPy's solvers."""
@@ -161,7 +162,8 @@ class BatchMean(Operator):
         params: leaves that require grad.
         batches: what can be walked any number of times: a DataLoader, or a list of tuples of Tensors or arrays, whose
             first member tells the size. Each product walks it once, a batch in memory at a time, and costs a gradient
-            more than the products of `kind` alone.
+            more than the products of `kind` alone. A shuffled loader has one order throughout, unless it has a
+            generator of its own.
         kind: Hessian or GaussNewton.
 
     Raises:
@@ -239,5 +241,4 @@ def gradient_at(closure: Callable, params: list[Tensor]) -> np.ndarray:
     """The gradient of closure() with respect to params, flat, in float64; zeros where nothing leads to one."""
     with enable_grad():
         found = grad(closure(), params, allow_unused=True)
-    found = [g.to_dense() if isinstance(g, RowGradient) else g for g in found]
     return Operator.flat(map(zeros_for, found, params))

@@ -235,6 +235,10 @@ def test_arguments_of_inspection():
     }.items():
         with pytest.raises(ValueError, match=f"{what}: expected an integer >= 1, got 0"):
             call()
+    one = np.ones(1)
+    for way in ([], [two], [two, two], [one, one, one], [two, two, three], [two, two * np.nan, two]):
+        with pytest.raises(ValueError, match="main_directions: argument 'points': expected at least 3 finite points"):
+            inspect.main_directions(way)
     with pytest.raises(TypeError, match="gradient_flow: argument 'model': expected a Module, got function"):
         inspect.gradient_flow(lambda t: t, w)
     with pynn.no_grad():

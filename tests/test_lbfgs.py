@@ -190,3 +190,57 @@ def test_bad_arguments():
             LBFGS([p], **options)
     with pytest.raises(ValueError, match="parameter groups"):
         LBFGS([{"params": [p]}, {"params": [Tensor(START, requires_grad=True)]}])
+
+
+def test_a_step_that_begins_at_a_minimum():
+    """It leaves counts and no vectors, and the next step, or one after a load, begins anew."""
+    aim = [0.0]
+    p, opt = Tensor(np.zeros(2), requires_grad=True), None
+
+    def closure():
+        opt.zero_grad()
+        e = ((p - aim[0]) ** 2).sum()
+        e.backward()
+        return e
+
+    opt = LBFGS([p])
+    opt.step(closure)
+    assert (opt.iterations, opt.evaluations) == (0, 1)
+    state = opt.state_dict()
+    opt = LBFGS([p])
+    opt.load_state_dict(state)
+    aim[0] = 3.0
+    opt.step(closure)
+    np.testing.assert_allclose(p.numpy_copy(), 3.0, rtol=1e-12)
+    assert opt.state_dict()["state"][0]["func_evals"] == 1 + opt.evaluations
+
+
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_a_rate_of_0_moves_nothing(search, recwarn):
+    p, opt, closure = problem(lr=0.01, line_search_fn=search)
+    opt.step(closure)
+    before = p.numpy_copy()
+    opt.param_groups[0]["lr"] = 0.0
+    for _ in range(2):
+        opt.step(closure)
+    np.testing.assert_array_equal(p.numpy_copy(), before)
+    assert not recwarn
+
+
+def test_gradients_by_rows():
+    table, found = np.linspace(-1, 1, 8).reshape(4, 2), []
+    for sparse in (False, True):
+        layer = nn.Embedding.from_pretrained(table, freeze=False, sparse=sparse)
+        opt = LBFGS(layer.parameters(), line_search_fn="strong_wolfe")
+
+        def closure(layer=layer, opt=opt):
+            opt.zero_grad()
+            e = (layer(Tensor(np.array([2, 0, 2]))) ** 2).sum()
+            e.backward()
+            return e
+
+        opt.step(closure)
+        found.append(layer.weight.numpy_copy())
+    np.testing.assert_array_equal(*found)
+    assert np.abs(found[0][[0, 2]]).max() < 1e-4
+    np.testing.assert_array_equal(found[0][[1, 3]], table[[1, 3]])

@@ -107,6 +107,12 @@ BAD = {
     "none": (lambda m, o: m.ChainedScheduler([]), ValueError, "expected at least one, got none"),
     "two optimizers": (lambda m, o: m.ChainedScheduler([m.StepLR(o, 1), m.StepLR(SGD(parameters()), 1)]),
                        ValueError, "to be of one optimizer"),
+    "chained plateau": (lambda m, o: m.ChainedScheduler([m.ReduceLROnPlateau(o)]), TypeError, "got ReduceLROnPlateau"),
+    "sequence in a sequence": (
+        lambda m, o: m.SequentialLR(o, [m.StepLR(o, 1), m.ChainedScheduler([m.StepLR(o, 1)])], [3]),
+        TypeError, "expected schedules that step alike, got ChainedScheduler",
+    ),
+    "no schedule": (lambda m, o: m.ChainedScheduler([abs]), TypeError, "got builtin_function_or_method"),
     "plateau": (lambda m, o: m.ReduceLROnPlateau(o, factor=1.0), ValueError, "'factor': expected a number below 1"),
     "plateau mode": (lambda m, o: m.ReduceLROnPlateau(o, "best"), ValueError, "expected 'min' or 'max', got 'best'"),
     "resume": (lambda m, o: m.StepLR(o, 1, last_epoch=3), KeyError, "initial_lr"),

@@ -264,6 +264,10 @@ def test_a_search_weighs_samples_and_leaves_modes():
     assert found.losses[0] == pytest.approx(t.evaluate(X, Y, sample_weight=w)["loss"], rel=0.1)
     assert abs(found.losses[0] - t.evaluate(X, Y)["loss"]) > 0.02
     assert not any(m.training for m in t.model.modules())
+    averaging = Trainer(t.model, t.loss, t.optimizer, ema=0.5)
+    before = averaging.predict(X)  # by the running means
+    lr_find(averaging, X, Y)
+    np.testing.assert_array_equal(averaging.predict(X), before)
     with pytest.raises(ValueError, match="made without an optimizer"):
         lr_find(Trainer(t.model, t.loss), X, Y)
 

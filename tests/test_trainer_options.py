@@ -181,6 +181,11 @@ def test_balanced_weights_and_labels_that_do_not_count():
         fit(trainer_of(), X, ignored, batch_size=60, sample_weight=np.ones(60)),
         fit(trainer_of(), X[:50], Y[:50], batch_size=60),
     )
+    for weights in ("balanced", [1, 2, 3]):
+        close(
+            fit(trainer_of(), X, ignored, batch_size=60, class_weight=weights),
+            fit(trainer_of(), X[:50], Y[:50], batch_size=60, class_weight=weights),
+        )
     for bad, text in (
         ([1.0] * 59, r"expected shape \(60,\)"),
         (-np.ones(60), "expected numbers >= 0"),
@@ -206,6 +211,38 @@ def test_accumulated_batches_are_one_batch():
         assert one.steps == many.steps == 4
         assert many.replayed > 0
         assert many.history["loss"][0] == pytest.approx(one.history["loss"][0], rel=1e-5)
+
+
+def test_a_step_whose_weights_are_all_0():
+    """Its gradient is 0, as that of one batch of such samples is."""
+    w = np.where(np.arange(60) < 30, 0.0, 1.0)
+    one, many = (
+        fit(trainer_of(accumulate=k), X[:60], Y[:60], batch_size=30 // k, shuffle=False, sample_weight=w)
+        for k in (1, 3)
+    )
+    close(one, many)
+    assert many.history["loss"][0] == pytest.approx(one.history["loss"][0], rel=1e-5)
+
+
+@pytest.mark.parametrize("elements", [False, True])
+def test_a_loss_that_sums(elements):
+    """Weights of 1 change nothing, those of 2 are samples twice; accumulated batches are one batch of all."""
+    loss, y = (nn.MSELoss, RNG.standard_normal((60, 3))) if elements else (nn.CrossEntropyLoss, Y[:60])
+
+    def fitted(rows=slice(60), **options):
+        accumulate = options.pop("accumulate", 1)
+        t = trainer_of(loss(reduction="sum"), None, 1e-3, accumulate=accumulate)
+        return fit(t, X[rows], y[rows], **{"batch_size": 60, **options})
+
+    one, twice = fitted(), np.repeat(np.arange(60), 2)
+    for same in (
+        fitted(sample_weight=np.ones(60)),
+        fitted(accumulate=3, batch_size=20),
+        fitted(accumulate=3, batch_size=20, sample_weight=np.ones(60)),
+    ):
+        close(one, same)
+        assert same.history["loss"] == pytest.approx(one.history["loss"], rel=1e-5)
+    close(fitted(sample_weight=np.full(60, 2.0)), fitted(twice, batch_size=120))
 
 
 def test_clipping():
@@ -251,6 +288,9 @@ def test_schedules_by_step_and_by_epoch():
     ):
         with pytest.raises(ValueError, match=text):
             trainer_of(**options)
+    plateau = optim.lr_scheduler.ReduceLROnPlateau(other.optimizer)
+    with pytest.raises(ValueError, match="'schedule_every': expected 'epoch' for ReduceLROnPlateau, got 'step'"):
+        Trainer(other.model, other.loss, other.optimizer, schedule=plateau, schedule_every="step")
 
 
 def test_running_means_of_the_parameters():

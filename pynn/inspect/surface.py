@@ -99,8 +99,17 @@ def contour(
 
 def main_directions(points: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(first, second, share of the variance of each of them): the plane in which a trajectory moves most, from its
-    last point; by the singular value decomposition."""
-    off = np.stack([np.asarray(p, np.float64) for p in points[:-1]]) - np.asarray(points[-1], np.float64)
+    last point; by the singular value decomposition.
+
+    Raises:
+        ValueError: fewer than three points, points of one element or of different sizes, or NaN or Inf in them.
+    """
+    flat = [np.asarray(p, np.float64).ravel() for p in points]
+    sizes = sorted({p.size for p in flat})
+    if len(flat) < 3 or len(sizes) > 1 or sizes[0] < 2 or not np.isfinite(flat).all():
+        raise ValueError("main_directions: argument 'points': expected at least 3 finite points of one size of 2 or "
+                         f"more, got {len(flat)} of sizes {sizes}")  # fmt: skip
+    off = np.stack(flat[:-1]) - flat[-1]
     _, s, vt = np.linalg.svd(off, full_matrices=False)
     share = s * s / max(float((s * s).sum()), np.finfo(float).tiny)
     return vt[0], vt[1], share[:2]

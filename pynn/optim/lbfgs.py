@@ -102,7 +102,8 @@ class LBFGS(Optimizer):
         given = state_dict["state"].get(0, {})
         size = sum(p.size for p in self._params() if p.requires_grad)
         state = {k: _loaded(k, v, size) for k, v in given.items() if k in _KINDS and v is not None}
-        if missing := [k for k in _KINDS if state and k not in state]:
+        needed = _KINDS if state.get("n_iter", 1) else ()  # steps that began at a minimum leave no more than counts
+        if missing := [k for k in needed if state and k not in state]:
             raise ValueError(f"load_state_dict: state 0: expected {', '.join(_KINDS)}, got no {', '.join(missing)}")
         super().load_state_dict({**state_dict, "state": {}})
         if state:
@@ -145,7 +146,7 @@ class _Step:
         self.group, self.point, self.closure = group, point, closure
         self.at = np.zeros(point.at.size)
         self.state = {"n_iter": 0, "func_evals": 0, "old_dirs": [], "old_stps": [], "ro": [], "H_diag": 1.0}
-        if state and state["d"].size == self.at.size:  # else parameters were frozen, or are no more
+        if "d" not in state or state["d"].size == self.at.size:  # else parameters were frozen, or are no more
             self.state.update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
         self.first: Any = None
         self.iterations = self.evaluations = 0
@@ -176,7 +177,7 @@ class _Step:
             if not grad @ d <= -group["tolerance_change"]:  # NaN ends it too
                 break
             before = loss
-            if group["line_search_fn"] is None:
+            if group["line_search_fn"] is None or t == 0:  # a rate of 0, where schedules end, is no way to search
                 self.at = self.at + t * d
                 if self.iterations == group["max_iter"]:
                     self.point.go(self.at)

@@ -227,19 +227,16 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     def __init__(self, optimizer: Optimizer, T_0: int, T_mult: int = 1, eta_min: float = 0.0, last_epoch: int = -1):
         as_count(type(self).__name__, "T_0", T_0)
         as_count(type(self).__name__, "T_mult", T_mult)
-        self.T_0, self.T_i, self.T_mult, self.eta_min = T_0, T_0, T_mult, eta_min
-        self.T_cur = last_epoch
+        self.T_0, self.T_mult, self.eta_min = T_0, T_mult, eta_min
         super().__init__(optimizer, last_epoch)
 
     def rate(self, base, now, group):
-        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2
-
-    def step(self):
-        self.T_cur += 1
-        if self.T_cur >= self.T_i:
-            self.T_cur -= self.T_i
-            self.T_i *= self.T_mult
-        super().step()
+        past, length = self.last_epoch, self.T_0
+        if self.T_mult == 1:
+            past %= length
+        while past >= length:
+            past, length = past - length, length * self.T_mult
+        return self.eta_min + (base - self.eta_min) * (1 + math.cos(math.pi * past / length)) / 2
 
 
 class _Cycling(LRScheduler):
@@ -417,10 +414,16 @@ def _one_each(value: float | Sequence[float], optimizer: Optimizer, name: str) -
 class _Several(LRScheduler):
     """Schedules of one optimizer together."""
 
+    refuses: tuple[type, ...] = ()
+
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None):
         name = type(self).__name__
         if len(schedulers) < 1:
             raise ValueError(f"{name}: argument 'schedulers': expected at least one, got none")
+        for s in schedulers:
+            if not isinstance(s, LRScheduler) or isinstance(s, (ReduceLROnPlateau, *self.refuses)):
+                raise TypeError(f"{name}: argument 'schedulers': expected schedules that step alike, got "
+                                f"{type(s).__name__}")  # fmt: skip
         self.optimizer = schedulers[0].optimizer if optimizer is None else optimizer
         for k, s in enumerate(schedulers):
             if s.optimizer is not self.optimizer:
@@ -448,8 +451,11 @@ class SequentialLR(_Several):
         milestones: t at which the second, third, … begins, with its own t = 0 and the rates that groups began with.
 
     Raises:
-        ValueError: no schedules, of several optimizers, or not one milestone less than schedules.
+        ValueError: no schedules, of several optimizers, or not one milestone less than schedules. TypeError: one that
+        has no t of its own to begin at: ReduceLROnPlateau, and schedules of several.
     """
+
+    refuses = (_Several,)
 
     def __init__(
         self, optimizer: Optimizer, schedulers: Sequence[LRScheduler], milestones: Sequence[int], last_epoch: int = -1
@@ -485,7 +491,7 @@ class ChainedScheduler(_Several):
         schedulers: of one optimizer. optimizer: that one; None takes it from them.
 
     Raises:
-        ValueError: no schedules, or of several optimizers.
+        ValueError: no schedules, or of several optimizers. TypeError: ReduceLROnPlateau, which steps by a figure.
     """
 
     def __init__(self, schedulers: Sequence[LRScheduler], optimizer: Optimizer | None = None):

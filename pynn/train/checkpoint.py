@@ -23,7 +23,7 @@ from .run import Run
 if TYPE_CHECKING:
     from .trainer import Trainer
 
-__all__ = ["load_checkpoint", "load_state", "save_checkpoint", "save_state"]
+__all__ = ["load_checkpoint", "load_state", "save_checkpoint", "save_state", "undo"]
 
 
 def save_state(state: Module | Mapping[str, np.ndarray], path: str | os.PathLike, metadata: dict | None = None) -> None:
@@ -131,7 +131,7 @@ def _pending(trainer: Trainer) -> list | None:
 def load_checkpoint(trainer: Trainer, path: str | os.PathLike) -> None:
     """Puts trainer where it was, or leaves it as it is."""
     tensors, form = read(path, "checkpoint")
-    put_back = _undo(trainer)
+    put_back = undo(trainer)
     try:
         state = {k: unpack(v, tensors) for k, v in form.items() if k not in ("pynn", "model")}
         arrays = {name[len(PREFIX) :]: a for name, a in tensors.items() if name.startswith(PREFIX)}
@@ -182,7 +182,7 @@ def _set(trainer: Trainer, state: dict[str, Any]) -> None:
     _bind_pending(trainer, state["pending"])
 
 
-def _undo(trainer: Trainer) -> Callable[[], None]:
+def undo(trainer: Trainer) -> Callable[[], None]:
     """A function that makes trainer what it is now."""
     stateful = [x for x in (trainer.optimizer, trainer.schedule) if x is not None]
     states = [x.state_dict() for x in stateful]

@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import as_count
 from ..nn.module import Module
 from ..optim.regularizers import Penalty
-from ..optim.schedules import LRScheduler
+from ..optim.schedules import LRScheduler, ReduceLROnPlateau
 from ..tensor import Tensor
 from .inputs import ArrayFeed
 from .metrics import takes_labels
@@ -38,6 +38,8 @@ def check_options(optimizer, schedule, every, accumulate, max_norm, clip_value, 
         raise ValueError("Trainer: argument 'schedule': expected one of the Trainer's optimizer, got one of another")
     if every not in ("epoch", "step"):
         raise ValueError(f"Trainer: argument 'schedule_every': expected 'epoch' or 'step', got {every!r}")
+    if every == "step" and isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError("Trainer: argument 'schedule_every': expected 'epoch' for ReduceLROnPlateau, got 'step'")
     as_count("Trainer", "accumulate", accumulate)
     for name, value in (("max_norm", max_norm), ("clip_value", clip_value)):
         if value is not None and not value >= 0:

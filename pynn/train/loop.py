@@ -153,13 +153,15 @@ class _Loop:
         self._stepped()
 
     def _several(self, step: Step, snapshot: Snapshot, group: list) -> None:
-        """A step of several batches: the gradient of the mean over all of their samples (or over their weights)."""
+        """A step of several batches: the gradient of the mean over all of their samples (or over their weights), or of
+        the sum where the loss is one."""
         run, dtype = self.run, self.trainer._dtype()
         done = run.batch % self.group
         if done == len(group):  # the epoch's last group, shorter than the others, was whole
             return
         parts = [_samples(x) if w is None else _sum(w) for x, _, w in group]
-        scales = [tensor(n / sum(parts), dtype) for n in parts]
+        whole = sum(parts) or 1.0  # of weights that are all 0, the gradient is 0
+        scales = [tensor(n / whole if self.trainer._per_sample else 1.0, dtype) for n in parts]
         snapshot.take()
         begin = run.batch, run.totals.state(), run.held, _grads(step.params) if done else None
         for k in range(done, len(group)):

@@ -49,7 +49,8 @@ def eval_mode(model: Module):
 def weighted(loss: Callable) -> Callable:
     """loss(y, t, w) = Σ wₖ·lossₖ/Σ wₖ of a loss that can give one number a sample (reduction="none").
 
-    A sample's loss is the mean over its elements.
+    A sample's loss is the mean over its elements. Where the loss has reduction="sum" it is their sum, and Σ wₖ·lossₖ is
+    divided by nothing.
 
     Raises:
         TypeError: a loss without an argument or attribute `reduction`.
@@ -63,13 +64,17 @@ def weighted(loss: Callable) -> Callable:
         raise TypeError(f"fit: weights of samples need a loss with `reduction`, which can give a number for each "
                         f"sample, got {loss!r}")  # fmt: skip
 
-    def mean(y, t, w):
+    summed = getattr(loss, "reduction", "mean") == "sum"
+
+    def reduced(y, t, w):
         e = each(y, t)
         if e.ndim > 1:
-            e = e.reshape(len(e), -1).mean(1)
-        return (e * w).sum() / OPS.maximum(w.sum(), np.finfo(e.dtype).tiny)
+            e = e.reshape(len(e), -1)
+            e = e.sum(1) if summed else e.mean(1)
+        total = (e * w).sum()
+        return total if summed else total / OPS.maximum(w.sum(), np.finfo(e.dtype).tiny)
 
-    return mean
+    return reduced
 
 
 class Step:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..autograd import enable_grad
-from ..random import default_generator, manual_seed
+from ..random import manual_seed
+from .checkpoint import undo
 from .history import History
 from .trainer import Trainer
 
@@ -60,11 +61,8 @@ def lr_find(
     if trainer.optimizer is None:
         raise ValueError("lr_find: the Trainer was made without an optimizer")
     feed = trainer._feed("lr_find", X, y, batch_size, None, **({} if y is None else {"shuffle": True}))
-    optimizer, groups = trainer.optimizer, trainer.optimizer.param_groups
-    kept = trainer.model.state_dict(), optimizer.state_dict(), default_generator.get_state()
-    order = None if trainer._generator is None else trainer._generator.get_state()
-    first = [g["lr"] for g in groups]
-    grads = [p.grad for p in trainer.model.parameters()]
+    put_back = undo(trainer)
+    first = [g["lr"] for g in trainer.optimizer.param_groups]
     evaluating = [m for m in trainer.model.modules() if not m.training]
     tried = low * (high / low) ** (np.arange(steps) / (steps - 1))
     losses: list[float] = []
@@ -75,13 +73,7 @@ def lr_find(
                 break
             losses.append(mean)
     finally:
-        trainer.model.load_state_dict(kept[0])
-        optimizer.load_state_dict(kept[1])
-        default_generator.set_state(kept[2])
-        if order is not None:
-            trainer._generator.set_state(order)
-        for p, g in zip(trainer.model.parameters(), grads):
-            p.grad = g
+        put_back()
         for m in evaluating:
             m.training = False
     if len(losses) < 5:

@@ -143,7 +143,8 @@ class Trainer:
             shuffle: a new order each epoch.
             progress: show a progress bar, or a line an epoch where there is no terminal.
             validation_split: the part of the samples that is set aside as validation data, by chance.
-            sample_weight: a weight for each sample: a batch's loss is Σ wₖ·lossₖ/Σ wₖ.
+            sample_weight: a weight for each sample: a batch's loss is Σ wₖ·lossₖ/Σ wₖ, or
+                Σ wₖ·lossₖ where the loss sums (reduction="sum").
             class_weight: "balanced", {class: weight} or an array by class: weights of samples by their label.
             callbacks: besides the Trainer's own.
             sampler, drop_last, prefetch: as in pynn.data.DataLoader.
@@ -383,12 +384,15 @@ class Trainer:
             raise ValueError(f"{what}: argument 'class_weight': expected one target, got several")
         labels = np.asarray(next(iter(y.values())) if isinstance(y, Mapping) else y[0] if several else y)
         n = len(labels)
+        labels = labels.ravel() if labels.size == n else labels  # (N, 1) too
+        counted = np.ones(n, bool)
+        if labels.ndim == 1 and takes_labels(self.loss):
+            counted = labels != getattr(self.loss, "ignore_index", -100)
         w = np.ones(n) if sample_weight is None else checked_weights(what, sample_weight, n)
         if class_weight is not None:
-            of_class = class_weights(labels.ravel() if labels.size == n else labels, class_weight)  # (N, 1) too
-            w = w * checked_weights(what, of_class, n, "class_weight")
-        if labels.ndim == 1 and takes_labels(self.loss):
-            w = np.where(labels == getattr(self.loss, "ignore_index", -100), 0.0, w)
+            of_class = class_weights(labels[counted], class_weight)
+            w[counted] *= checked_weights(what, of_class, len(of_class), "class_weight")
+        w[~counted] = 0.0
         return checked_weights(what, w, n)
 
     def _feeds(self, run: Run, X, y, validation_data, sample_weight, class_weight, sampler, prefetch):
