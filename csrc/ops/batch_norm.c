@@ -22,7 +22,8 @@
 #define LANES 128 /* of a line that is made of rows; of a strip that is joined in double */
 #define BLOCK 64 /* lines */
 #define GROUP 4 /* lines that share a load of what belongs to their channels */
-#define AHEAD_BYTES (2 << 20) /* of an image's array: several are at work */
+#define FAR_BYTES (2 << 20) /* of an image's array: several are at work */
+#define AHEAD (6144 / sizeof(T)) /* elements: three to four arrays' fit the first cache */
 #define COLUMNS 512 /* channels of dw and db that a chunk adds up over items */
 
 typedef struct norm {
@@ -52,10 +53,10 @@ static norm norm_of(const pn_array *x, int64_t items, int64_t groups, int n_tabl
     a.blocks = pn_ceil_div(a.lines, BLOCK);
     a.strip = a.fold > 1 ? pn_max(1, groups) : pn_max(1, LANES / pn_max(1, a.per_group));
     a.strips = pn_ceil_div(groups, a.strip);
-    a.per = pn_max(1, pn_grain(ROW_WORK / pn_max(1, a.width)));
+    a.far = pn_size(x) * (int64_t)sizeof(T) >= FAR_BYTES;
+    a.per = pn_max(1, pn_grain((a.far ? ROW_WORK_FAR : ROW_WORK) / pn_max(1, a.width)));
     a.chunks = pn_ceil_div(a.lines, a.per);
     a.n_table = n_table, a.eps = eps;
-    a.far = pn_size(x) * (int64_t)sizeof(T) >= AHEAD_BYTES;
     a.past = pn_size(x) * (int64_t)sizeof(T) >= PN_FAR && a.width % PN_VL == 0 &&
              (items == 1 || a.rows * a.channels % PN_VL == 0);
     return a;
@@ -87,14 +88,14 @@ static int64_t lanes_of(const norm *a, int64_t line) {
 }
 static double invstd(double var, double eps) { return 1 / sqrt(var + eps); }
 
-/* The statement for lines [lo, hi): `count` at once, each of n lanes; count is a constant */
-#define BY_LINES(a, lo, hi, ...)                                                                   \
+/* The statement for lines [lo, hi): `count` at once, each of n lanes; count is a constant, at_once or 1 */
+#define BY_LINES(a, lo, hi, at_once, ...)                                                          \
     for (int64_t line = (lo), full_ = (a)->lines - ((a)->last < (a)->width); line < (hi);) {       \
-        if (line + GROUP <= pn_min((hi), full_)) {                                                 \
-            enum { count = GROUP };                                                                \
+        if ((at_once) > 1 && line + (at_once) <= pn_min((hi), full_)) {                            \
+            enum { count = at_once };                                                              \
             const int64_t n = (a)->width;                                                          \
             __VA_ARGS__                                                                            \
-            line += GROUP;                                                                         \
+            line += count;                                                                         \
         } else {                                                                                   \
             enum { count = 1 };                                                                    \
             const int64_t n = lanes_of((a), line);                                                 \
@@ -124,9 +125,11 @@ static strip strip_of(const norm *a, int64_t chunk) {
         enum { far = 0 };                                                                          \
         __VA_ARGS__                                                                                \
     }
-#define AHEAD(p)                                                                                   \
+/* Memory is quick where lines are read and written one after another, and fetched in that order. */
+#define AT_ONCE (far ? 1 : GROUP)
+#define FETCH_AHEAD(p)                                                                             \
     do {                                                                                           \
-        if (far) FETCH((p) + ROW_AHEAD);                                                           \
+        if (far) __builtin_prefetch((p) + i * count + j * PN_VL + AHEAD, 0, 3);                    \
     } while (0)
 #define WRITE(p, v)                                                                                \
     do {                                                                                           \
@@ -143,7 +146,7 @@ PN_INLINE void sum_lines(const T *x, const T *first, T *of_d, T *of_dd, int64_t 
     PN_ROW(
         n, V base = LOAD(first, 0); V s = LOAD(of_d, 0); V q = LOAD(of_dd, 0);
         for (int j = 0; j < count; j++) {
-            AHEAD(x + j * width);
+            FETCH_AHEAD(x);
             V d = LOAD(x + j * width, 0) - base;
             s += d;
             q = pn_fma(d, d, q);
@@ -158,7 +161,7 @@ static void sums_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     T *part = parts_of(a, item, block);
     (void)c, (void)worker;
     for (int64_t i = 0; i < 2 * a->width; i++) part[i] = 0;
-    NEAR_OR_FAR(a, BY_LINES(a, lo, pn_min(a->lines, lo + BLOCK),
+    NEAR_OR_FAR(a, BY_LINES(a, lo, pn_min(a->lines, lo + BLOCK), GROUP,
                             sum_lines(x + line * a->width, x + lo * a->width, part, part + a->width,
                                       a->width, n, count, far);))
 }
@@ -240,10 +243,10 @@ PN_INLINE void apply_lines(const norm *a, const T *x, const T *residual, T *y, c
     PN_ROW(
         n, V high = LOAD(t, 0); V factor = LOAD(t + width, 0); V shift = LOAD(t + 2 * width, 0);
         for (int j = 0; j < count; j++) {
-            AHEAD(x + j * width);
+            FETCH_AHEAD(x);
             V v = pn_fma(LOAD(x + j * width, 0) - high, factor, shift);
             if (add) {
-                AHEAD(residual + j * width);
+                FETCH_AHEAD(residual);
                 v += LOAD(residual + j * width, 0);
             }
             if (relu) v = pn_select(v <= pn_set1(0), pn_set1(0), v);
@@ -262,7 +265,7 @@ static void apply_chunk(pn_call *c, void *arg, int64_t chunk_, int worker) {
     (void)c, (void)worker;
 #define APPLY(relu, add)                                                                           \
     NEAR_OR_FAR(a,                                                                                 \
-                BY_LINES(a, lo, hi, const int64_t p = line * a->width; apply_lines(                \
+                BY_LINES(a, lo, hi, AT_ONCE, const int64_t p = line * a->width; apply_lines(       \
                              a, x + p, add ? r + p : NULL, y + p, t, n, count, relu, add, far);))
     if (a->relu && r) {
         APPLY(1, 1)
@@ -301,9 +304,9 @@ PN_INLINE void back_sum_lines(const T *dy, const T *x, const T *kept, const T *h
     PN_ROW(
         n, V base = LOAD(high, 0); V s = LOAD(part, 0); V q = LOAD(part + width, 0);
         for (int j = 0; j < count; j++) {
-            AHEAD(dy + j * width);
-            AHEAD(x + j * width);
-            if (relu) AHEAD(kept + j * width);
+            FETCH_AHEAD(dy);
+            FETCH_AHEAD(x);
+            if (relu) FETCH_AHEAD(kept);
             V g = DY(j);
             s += g;
             q = pn_fma(g, LOAD(x + j * width, 0) - base, q);
@@ -329,10 +332,10 @@ static void back_sums_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     for (int64_t i = 0; i < 2 * width; i++) part[i] = 0;
     if (a->relu) {
         const T *kept = a->y_kept + at;
-        NEAR_OR_FAR(a, BY_LINES(a, lo, hi, const int64_t p = line * width; back_sum_lines(
+        NEAR_OR_FAR(a, BY_LINES(a, lo, hi, AT_ONCE, const int64_t p = line * width; back_sum_lines(
                                     dy + p, x + p, kept + p, t, part, width, n, count, 1, far);))
     } else {
-        NEAR_OR_FAR(a, BY_LINES(a, lo, hi, const int64_t p = line * width; back_sum_lines(
+        NEAR_OR_FAR(a, BY_LINES(a, lo, hi, AT_ONCE, const int64_t p = line * width; back_sum_lines(
                                     dy + p, x + p, NULL, t, part, width, n, count, 0, far);))
     }
 }
@@ -388,22 +391,23 @@ static void back_stats_chunk(pn_call *c, void *arg, int64_t chunk, int worker) {
     back_table(a, s, of_g, of_gh);
 }
 
+/* relu, to_dx, to_dres and far are constants */
 PN_INLINE void back_lines(const norm *a, int64_t at, const T *t, int64_t n, int count, int relu,
-                          int far) {
+                          int to_dx, int to_dres, int far) {
     const int64_t width = a->width;
     const int past = a->past;
     const T *dy = a->dy + at, *x = a->x + at, *kept = relu ? a->y_kept + at : NULL;
-    T *dx = a->dx ? a->dx + at : NULL, *dres = a->dresidual ? a->dresidual + at : NULL;
+    T *dx = to_dx ? a->dx + at : NULL, *dres = to_dres ? a->dresidual + at : NULL;
     PN_ROW(
         n, V high = LOAD(t + HIGH * width, 0); V of_dy = LOAD(t + OF_DY * width, 0);
         V of_x = LOAD(t + OF_X * width, 0); V rest = LOAD(t + REST * width, 0);
         V mid = LOAD(t + MID * width, 0); for (int j = 0; j < count; j++) {
-            AHEAD(dy + j * width);
-            if (relu) AHEAD(kept + j * width);
+            FETCH_AHEAD(dy);
+            if (relu) FETCH_AHEAD(kept);
             V g = DY(j);
-            if (dres) WRITE(dres + j * width, g);
-            if (!dx) continue;
-            AHEAD(x + j * width);
+            if (to_dres) WRITE(dres + j * width, g);
+            if (!to_dx) continue;
+            FETCH_AHEAD(x);
             V more = pn_fma(LOAD(x + j * width, 0) - high, of_x, rest);
             WRITE(dx + j * width, pn_fma(g - mid, of_dy, more));
         });
@@ -416,13 +420,20 @@ static void back_chunk(pn_call *c, void *arg, int64_t chunk_, int worker) {
     const int64_t hi = pn_min(a->lines, lo + a->per);
     const T *t = table_of(a, item);
     (void)c, (void)worker;
-    if (a->relu) {
-        NEAR_OR_FAR(a,
-                    BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 1, far);))
+#define BACK(relu, to_dx, to_dres)                                                                 \
+    NEAR_OR_FAR(                                                                                   \
+        a, BY_LINES(a, lo, hi, AT_ONCE,                                                            \
+                    back_lines(a, at + line * a->width, t, n, count, relu, to_dx, to_dres, far);))
+    if (!a->relu) {
+        BACK(0, 1, 0)
+    } else if (!a->dresidual) {
+        BACK(1, 1, 0)
+    } else if (a->dx) {
+        BACK(1, 1, 1)
     } else {
-        NEAR_OR_FAR(a,
-                    BY_LINES(a, lo, hi, back_lines(a, at + line * a->width, t, n, count, 0, far);))
+        BACK(1, 0, 1)
     }
+#undef BACK
     if (a->past) pn_stream_end();
 }
 
