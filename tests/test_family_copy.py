@@ -44,10 +44,11 @@ def test_copy_into_part_of_an_array_leaves_the_rest():
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, np.int64, np.int32, np.bool_])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_few_channels_are_woven(dtype, channels):
-    """N,C,H,W to N,H,W,C and back: whole, of a part, and with one more dimension."""
+    """N,C,H,W to N,H,W,C and back: whole, of a part, and large."""
     rng = np.random.default_rng(channels)
     whole = (rng.random((3, channels + 1, 9, 34)) * 200).astype(dtype)
-    for a in (whole[:, :channels], whole[1:, 1:, 2:, :31], whole[:, :channels, :, ::2], whole[:, channels - 1 :: -1]):
+    parts = whole[:, :channels], whole[1:, 1:, 2:, :31], whole[:, :channels, :, ::2], whole[:, channels - 1 :: -1]
+    for a in (*parts, np.tile(parts[0], (1, 1, 20, 5))):  # the last: of many chunks, that end within images
         x = pynn.from_numpy(a)
         np.testing.assert_array_equal(x.permute(0, 2, 3, 1).contiguous().numpy(), a.transpose(0, 2, 3, 1))
         last = pynn.from_numpy(np.ascontiguousarray(a.transpose(0, 2, 3, 1))).permute(0, 3, 1, 2)

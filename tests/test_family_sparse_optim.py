@@ -146,6 +146,29 @@ def test_a_table_that_is_not_row_major_is_refused():
         SGD([p], 0.1).step()
 
 
+BAD = (([-1, 0, 1], 0), ([0, 4, 4], 1), ([1, 1, 2], 1), ([2, 1, 3], 1), ([0, 3, 1], 2))  # and the place that is wrong
+
+
+@pytest.mark.parametrize("make", [SGD, Adam, Adagrad])
+def test_an_index_that_does_not_rise_moves_no_row(make):
+    """Threads share rows out, so that none may come twice; the number of rows fills an index up, for nothing."""
+
+    def table(index):
+        (p,) = leaves([np.ones((3, 2))], "float32")
+        p.grad = RowGradient([0, 1, 2], np.ones((3, 2), np.float32), (3, 2))
+        p.grad._index = pynn.tensor(np.array(index))
+        return p
+
+    for index, place in BAD:
+        p = table(index)
+        with pytest.raises(ValueError, match=rf"rising row numbers, .*, got {index[place]} at index\[{place}\]"):
+            make([p], 0.1).step()
+        assert (p.numpy() == 1).all()
+    p = table([1, 3, 3])
+    make([p], 0.1).step()
+    assert (p.numpy() != 1).any(1).tolist() == [False, True, False]
+
+
 # ---- clipping ---------------------------------------------------------------------------------------------
 
 
