@@ -231,3 +231,20 @@ def test_errors_name_the_layer():
         model(pynn.randn(5, 4))
     with pytest.raises(TypeError, match=r"^linear: argument 'x': expected dtype float32 as '[Wb]' has, got float64"):
         model(tensor(np.ones((5, 3))))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("columns", [1, 3, 4, 5, 40])
+@pytest.mark.parametrize("depth", [1, 100, 127, 128, 200, 2100])
+def test_few_rows(depth, columns, dtype):
+    """Up to four rows, or columns, are dot products along memory where both operands lie so."""
+    rng = np.random.default_rng(depth)
+    w, bias = rng.standard_normal((columns, depth)).astype(dtype), rng.standard_normal(columns).astype(dtype)
+    for rows in range(7):
+        x = rng.standard_normal((rows, depth)).astype(dtype)
+        want = x.astype(np.longdouble) @ w.T.astype(np.longdouble) + bias
+        bound = (np.abs(x) @ np.abs(w.T) + np.abs(bias)) * 8 * np.finfo(dtype).eps * np.sqrt(depth)
+        for a in (x, np.asfortranarray(x)):
+            for b in (w, np.asfortranarray(w)):
+                y = F.linear(pynn.from_numpy(a), pynn.from_numpy(b), pynn.from_numpy(bias)).numpy()
+                assert (np.abs(y - want) <= bound).all(), (rows, a.strides, b.strides)
