@@ -15,11 +15,10 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import time
 
-from turns import ratio, write
+from turns import pause, ratio, resume, start, write
 
 ROWS = """16x16x16 64x64x64 64x128x10 128x128x128 256x256x256 512x512x512 1024x1024x1024 64x784x256 1576x192x576
 1576x192x768 1x784x256 1x1024x4096""".split()
@@ -100,12 +99,15 @@ class Library:
 
     def __init__(self, lib, python, options):
         args = [python, __file__, "--worker", lib, "--threads", str(options.threads)] + ["--f64"] * options.f64
-        self.process = subprocess.Popen(args, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = start(args)
 
     def ask(self, task):
+        resume(self.process)
         self.process.stdin.write(json.dumps(task) + "\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        found = json.loads(self.process.stdout.readline())
+        pause(self.process)
+        return found
 
 
 def compare(libs, task, rounds):

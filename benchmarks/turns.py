@@ -1,8 +1,10 @@
 """What the benchmarks beside other libraries share: each library in a process of its own, and they take turns."""
 
+import atexit
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,6 +13,24 @@ from importlib import metadata
 from pathlib import Path
 
 PACKAGES = ("numpy", "scipy", "torch", "jax", "optax", "scikit-learn", "onnxruntime")
+
+
+def start(command, **options):
+    """A process that answers lines; it goes on, and so ends, when this program ends."""
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **options)
+    atexit.register(resume, process)
+    return process
+
+
+def pause(process):
+    """Stops a process whose turn is over: threads of some libraries spin for milliseconds after their last call."""
+    if hasattr(signal, "SIGSTOP"):
+        process.send_signal(signal.SIGSTOP)
+
+
+def resume(process):
+    if hasattr(signal, "SIGCONT"):
+        process.send_signal(signal.SIGCONT)
 
 
 class Worker:
@@ -24,17 +44,20 @@ class Worker:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
 
         pinned = pin if cpus and hasattr(os, "sched_setaffinity") else None
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, preexec_fn=pinned
-        )
+        self.process = start(command, env=env, preexec_fn=pinned)
 
     def results(self):
-        return json.loads(self._line())
+        found = json.loads(self._line())
+        pause(self.process)
+        return found
 
     def seconds(self, request):
+        resume(self.process)
         self.process.stdin.write(f"{request}\n")
         self.process.stdin.flush()
-        return float(self._line())
+        found = float(self._line())
+        pause(self.process)
+        return found
 
     def _line(self):
         line = self.process.stdout.readline()
@@ -44,6 +67,7 @@ class Worker:
 
     def close(self):
         """What the process says last, a number, where it says something: its peak of memory in MB."""
+        resume(self.process)
         self.process.stdin.close()
         last = self.process.stdout.read().strip()
         self.process.wait()
