@@ -146,7 +146,8 @@ def test_eight_callers_at_once():
         stats = _core.par_stats()
         assert not faults
         assert stats["regions"] >= stats["parallel"] + stats["serial"]
-        assert stats["granted"] <= stats["parallel"] * (budget - 1)
+        of_team = stats["regions"] - stats["serial"]  # some members come and find nothing left
+        assert stats["granted"] <= of_team * (budget - 1)
         assert stats["team"] <= budget
         assert most[0] <= before + 9 + budget, "a team for each caller?"
 
